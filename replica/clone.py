@@ -1,0 +1,374 @@
+"""A clone: one folder with its identity, its store and everything that can be asked of them.
+
+The one way in for the command line, the node and tests. Several `Clone` objects, in several processes, may be open
+on one folder at once; each change is made under the store's write lock.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replica import changes, clock
+from replica.changes import Add, Kind, Remove, Signed
+from replica.documents import Document, Documents, Entry
+from replica.errors import AlreadyAClone, DiskFull, DocumentNotFound, NotAClone, NotFound, StoreError, UsageError
+from replica.keys import Identity, clone_id
+from replica.log import Log, Stored, Vector, changes_start
+from replica.materialise import Materialiser
+from replica.store import Store
+
+if TYPE_CHECKING:
+    from replica.config import Config, Rule
+
+FOLDER = ".replica"
+STORE = "store.db"
+IDENTITY = "identity"  # the private key, in hex
+PRIVATE = "identity.private"  # the key of the level-0 chain; it never leaves this folder
+CONFIG = "replica.toml"
+
+Certify = Callable[[bytes, str], bytes]  # (private key, name) -> a self-signed certificate, DER
+
+
+def find_root(start: Path) -> Path:
+    """The nearest folder from `start` upwards that holds a clone. Raises NotAClone."""
+    start = start.absolute()
+    for folder in (start, *start.parents):
+        if (folder / FOLDER / STORE).is_file():
+            return folder
+    raise NotAClone(f"{start} is not inside a clone")
+
+
+class Clone:
+    """An open clone. `root` is the folder of the files; `now_ms` the wall clock in milliseconds."""
+
+    def __init__(self, root: Path, store: Store, identity: Identity, private: Identity, now_ms=None):
+        self.root, self.store = root, store
+        self.identity, self.private = identity, private
+        self.materialiser = Materialiser(store)
+        clock_ms = now_ms or (lambda: int(time.time() * 1000))
+        self.log = Log(store, store.meta("workspace"), self.materialiser.apply, clock_ms)
+        self.materialiser.log = self.log
+        self.documents = Documents(store, self.log, self.materialiser)
+        self._config: tuple[Any, 'Config'] | None = None
+        # Called after a transaction that added to the log; the node sends what is new.
+        self.on_change: Callable[[], None] | None = None
+        self.log.refresh()
+
+    # --- life
+
+    @classmethod
+    def create(cls, root: Path, name: str, workspace: str, certify: Certify, *, now_ms=None) -> "Clone":
+        """Make `root` the first clone of a new workspace.
+
+        Raises:
+            AlreadyAClone: it is one, or lies inside one; nothing was changed.
+        """
+        check_name(name, "clone"), check_name(workspace, "workspace")
+        identity = Identity.new()
+        payload = changes.member_payload(
+            identity.public, certify(identity.private, name), name, nonce=os.urandom(16), workspace=workspace
+        )
+        moment = clock.tick(0, (now_ms or (lambda: int(time.time() * 1000)))())
+        first = changes.encode(identity.id, 1, changes_start(), moment, [], Kind.GENESIS, None, payload)
+        clone = cls._make(root, identity, first.hash[:16], name, now_ms)
+        clone.ingest([Signed(first.body, identity.sign(first.hash))])
+        return clone
+
+    @classmethod
+    def adopt(cls, root: Path, identity: Identity, workspace: bytes, name: str, *, now_ms=None) -> "Clone":
+        """Make `root` a clone of a workspace that has admitted `identity`. Its changes come by sync."""
+        return cls._make(root, identity, workspace, name, now_ms)
+
+    @classmethod
+    def _make(cls, root: Path, identity: Identity, workspace: bytes, name: str, now_ms) -> "Clone":
+        refuse_if_clone(root)
+        folder = root / FOLDER
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            private = Identity.new()
+            identity.save(folder / IDENTITY)
+            private.save(folder / PRIVATE)
+            (folder / ".gitignore").write_text("*\n", "utf-8")
+        except OSError as error:
+            raise unwritable(root, error) from None
+        # The store comes last and under another name first: a folder is a clone when its store is whole.
+        beside = folder / "store.new"
+        for leftover in folder.glob("store.new*"):
+            leftover.unlink()
+        store = Store.create(beside)
+        with store.transaction():
+            for key, value in {
+                "workspace": workspace, "name": name, "clone": identity.id, "place": place_of(root), "time": 0,
+            }.items():  # fmt: skip
+                store.set_meta(key, value)
+            store.execute(
+                "INSERT INTO authors(id, key, cert, name, private, head) VALUES(?,?,?,?,1,?)",
+                (private.id, private.public, b"", name, workspace),
+            )
+        store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store.close()
+        os.replace(beside, folder / STORE)
+        return cls.open(root, now_ms=now_ms)
+
+    @classmethod
+    def open(cls, root: Path, *, now_ms=None) -> "Clone":
+        """Open the clone whose files are in `root`. Raises NotAClone, StoreError, UnknownSchema."""
+        folder = root / FOLDER
+        if not (folder / STORE).is_file():
+            raise NotAClone(f"{root} is not a clone")
+        store = Store.open(folder / STORE)
+        try:
+            identity, private = Identity.load(folder / IDENTITY), Identity.load(folder / PRIVATE)
+            if store.meta("clone") != identity.id:
+                raise StoreError(
+                    f"the key and the store in {folder} belong to different clones",
+                    hint="put back the files of one backup together, or join again in a new folder",
+                )
+            return cls(root, store, identity, private, now_ms)
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> "Clone":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- who we are
+
+    @property
+    def name(self) -> str:
+        author = self.log.author(self.identity.id)
+        return author.name if author else self.store.meta("name")
+
+    @property
+    def workspace(self) -> bytes:
+        return self.log.workspace
+
+    @property
+    def workspace_name(self) -> str:
+        return self.store.meta("workspace_name", "")
+
+    def author_name(self, id: bytes) -> str:
+        author = self.log.author(id)
+        return "?" if author is None else self.name if author.private else author.name
+
+    def members(self) -> list[dict[str, Any]]:
+        """Everyone who belongs or belonged: id, key, cert, name, admitted_at, admitted_by, removed_at, removed_by."""
+        columns = ("id", "key", "cert", "name", "admitted_at", "admitted_by", "removed_at", "removed_by", "successor")
+        rows = self.store.rows(f"SELECT {', '.join(columns)} FROM authors WHERE private=0 ORDER BY n")
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def trusted(self) -> dict[bytes, bytes]:
+        """Who may connect: the certificates of the members that were not removed, by clone id."""
+        return {m["id"]: m["cert"] for m in self.members() if m["removed_by"] is None and m["id"] != self.identity.id}
+
+    @property
+    def removed(self) -> bool:
+        author = self.log.author(self.identity.id)
+        return author is not None and author.removed
+
+    def member(self, name: str) -> dict[str, Any]:
+        """The member of that name, or whose id begins so. Raises NotFound."""
+        found = [m for m in self.members() if m["name"] == name or m["id"].hex() == name]
+        found = found or [m for m in self.members() if len(name) >= 4 and m["id"].hex().startswith(name)]
+        active = [m for m in found if m["removed_by"] is None] or found
+        if not active:
+            raise NotFound(f"no member {name!r}", hint="see who belongs with `replica members`")
+        if len(active) > 1:
+            raise NotFound(f"{len(active)} members are called {name!r}", hint="give the id, from `replica members`")
+        return active[0]
+
+    # --- transactions
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or none: the log, the documents and what this clone remembers of files and peers."""
+        if self.store.in_transaction:
+            yield
+            return
+        before = self.log.last_row()
+        try:
+            with self.store.transaction():
+                self.log.refresh()
+                yield
+                self.materialiser.flush()
+        except BaseException:
+            self.materialiser.forget()
+            self.log.reload()
+            raise
+        if self.on_change is not None and self.log.last_row() != before:
+            self.on_change()
+
+    def append(self, kind: Kind, document: tuple[str, str] | None, payload: Any, *, level: int = 1) -> Stored:
+        """Write a change of our own; level 0 goes to the private chain."""
+        if level == 0 and kind not in changes.DOCUMENT_KINDS:
+            raise ValueError("only a document's change can be private")
+        with self.transaction():
+            return self.log.append(self.private if level == 0 else self.identity, kind, document, payload)
+
+    def ingest(self, batch: list[Signed]) -> tuple[list[Stored], Vector]:
+        """Store what a peer sent; raises as Log.ingest, and then nothing of the batch is kept."""
+        with self.transaction():
+            return self.log.ingest(batch)
+
+    # --- members
+
+    def admit(self, key: bytes, certificate: bytes, name: str) -> str:
+        """Let a new clone in; returns the name it got (ours to choose where it is taken). Idempotent."""
+        with self.transaction():
+            id = clone_id(key)
+            known = self.log.author(id)
+            if known is not None:
+                return known.name
+            taken = {m["name"] for m in self.members()}
+            name = clean_name(name)
+            unique = next(n for n in (name, *(f"{name}-{k}" for k in range(2, 10_000))) if n not in taken)
+            self.append(Kind.ADMIT, None, changes.member_payload(key, certificate, unique))
+            return unique
+
+    def remove(self, name: str) -> dict[str, Any]:
+        """End a member's access, everywhere it is heard of."""
+        with self.transaction():
+            member = self.member(name)
+            if member["removed_by"] is None:
+                self.append(Kind.REMOVE, None, {"member": member["id"]})
+        return member
+
+    # --- configuration
+
+    @property
+    def config(self) -> "Config":
+        """The last valid replica.toml that was taken in; the defaults before there is one."""
+        from replica import config
+
+        text = self.store.meta("config", "")
+        if self._config is None or self._config[0] != text:
+            self._config = (text, config.load(text) if text else config.load(""))
+        return self._config[1]
+
+    def rule(self, path: str) -> "Rule | None":
+        """Policy, cadence and level of a path, or None where it is not a document."""
+        if path == CONFIG:
+            from replica.config import Rule
+
+            return Rule(glob=CONFIG, policy="latest", cadence="live", level=1)
+        return self.config.rule(path)
+
+    # --- documents
+
+    def document(self, path: str) -> Document:
+        """The live document of this path. Raises DocumentNotFound."""
+        rule = self.rule(path)
+        policies = [rule.policy] if rule else []
+        for policy in dict.fromkeys([*policies, *changes.POLICIES]):
+            document = self.documents.find(path, policy)
+            if document.alive:
+                return document
+        raise DocumentNotFound(f"no document {path!r} in this clone")
+
+    def edit_entries(self, path: str, policy: str, ops: list[tuple[int, Add | Remove]]) -> list[Stored]:
+        """Append entry operations, each with its level: level 0 in the private chain, the others in the shared one."""
+        written = []
+        with self.transaction():
+            for private in (False, True):
+                chosen = [op for level, op in ops if (level == 0) == private]
+                for at in range(0, len(chosen), 5_000):
+                    payload = changes.entries_payload(chosen[at : at + 5_000])
+                    written.append(
+                        self.append(Kind.ENTRIES, (path, policy), payload, level=0 if private else 1)
+                    )
+        return written
+
+    def edit_text(self, path: str, ops: list | None = None, *, new: str | None = None, level: int = 1) -> list[Stored]:
+        """Change a text by operations (start, end, replacement) or to a whole new content."""
+        from replica.text import client_id
+
+        who = self.private if level == 0 else self.identity
+        with self.transaction():
+            document = self.documents.find(path, "text")
+            doc = document.private if level == 0 else document.shared
+            if doc is None or not self.store.value("SELECT 1 FROM changes WHERE doc=? AND kind IN (4,5)", (doc,)):
+                return [self.append(Kind.IMPORT, (path, "text"), new or "", level=level)]
+            client = client_id(who.id, path)
+            engine = self.materialiser.engine(doc, client=client)
+            updates = engine.edit(client, new) if new is not None else engine.edit_ops(client, ops or [])
+            if not updates and not document.alive:
+                # Brought back as it was: the text needs no change, the document does.
+                return [self.append(Kind.IMPORT, (path, "text"), engine.text, level=level)]
+            self.materialiser.made_here = True
+            try:
+                return [self.append(Kind.TEXT, (path, "text"), update, level=level) for update in updates]
+            finally:
+                self.materialiser.made_here = False
+
+    def delete(self, document: Document) -> None:
+        """Delete a document as far as it is seen here."""
+        with self.transaction():
+            for doc, level in ((document.shared, 1), (document.private, 0)):
+                if doc is None or not self.store.value("SELECT 1 FROM alive WHERE doc=?", (doc,)):
+                    continue
+                dots = [
+                    list(row) for row in self.store.rows(
+                        "SELECT a.id, adds.seq, adds.idx FROM adds JOIN authors a ON a.n=adds.author"
+                        " WHERE doc=? AND dead=0", (doc,),
+                    )
+                ]  # fmt: skip
+                self.append(Kind.DELETE, (document.path, document.policy), dots, level=level)
+
+    def entries(self, path: str) -> list[Entry]:
+        return self.documents.entries(self.document(path))
+
+    def text(self, path: str) -> str:
+        return self.documents.text(self.document(path))
+
+    def digest(self) -> bytes:
+        self.log.refresh()
+        return self.documents.digest()
+
+    def vector(self) -> Vector:
+        self.log.refresh()
+        return self.log.vector()
+
+
+def refuse_if_clone(root: Path) -> None:
+    try:
+        existing = find_root(root)
+    except NotAClone:
+        return
+    where = "is already a clone" if existing == root.absolute() else f"lies inside the clone {existing}"
+    raise AlreadyAClone(f"{root} {where}")
+
+
+def place_of(root: Path) -> str:
+    """Where the clone is: a copy of the folder is somewhere else, and so notices that it is one."""
+    return str(root.resolve())
+
+
+def check_name(name: str, what: str) -> None:
+    if clean_name(name) != name or not name:
+        raise UsageError(
+            f"{name!r} is no name for a {what}", hint=f"use up to {changes.MAX_NAME} printable characters, no line breaks"
+        )
+
+
+def clean_name(name: str) -> str:
+    """A name made printable and short enough."""
+    printable = "".join(c if c.isprintable() else " " for c in name)
+    return " ".join(printable.split())[: changes.MAX_NAME] or "clone"
+
+
+def unwritable(root: Path, error: OSError) -> StoreError:
+    import errno
+
+    if error.errno == errno.ENOSPC:
+        return DiskFull(f"the disk of {root} is full")
+    return StoreError(f"cannot write in {root}: {error.strerror}", hint="check that the folder exists and is yours")

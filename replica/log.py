@@ -1,0 +1,325 @@
+"""The log: every author's chain of changes, stored in causal order, and what it takes to add to it.
+
+A change is stored only if its author is a member, its signature and its chain are right, and everything in
+its `deps` is held. So the store is causally complete at every moment, and what a peer lacks is
+a scan in row order minus the peer's version vector.
+
+What a change *means* is not known here: `apply` (replica/materialise.py) is called for each one,
+inside the same transaction.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from replica import changes, clock
+from replica.changes import Change, Kind, Signed
+from replica.errors import Fork, InvalidChange, MissingDependency, StoreError
+from replica.keys import Identity, clone_id, verify
+from replica.store import Store
+
+Vector = dict[bytes, int]  # author id -> how many of that author's changes are held
+
+# A batch on the wire and in a transaction: enough to make one flush cheap, little enough to stay responsive.
+BATCH_CHANGES = 500
+BATCH_BYTES = 256 * 1024
+
+
+class Author:
+    """One chain: its key, its last number and hash. `n` is its row in this store, never on the wire."""
+
+    __slots__ = ("head", "id", "key", "n", "name", "private", "removed", "seq")
+
+    def __init__(self, n: int, id: bytes, key: bytes, name: str, private: bool, seq: int, head: bytes, removed: bool):
+        self.n, self.id, self.key, self.name = n, id, key, name
+        self.private, self.seq, self.head, self.removed = private, seq, head, removed
+
+
+class Stored(NamedTuple):
+    """A change with its place in this store."""
+
+    n: int
+    author: Author
+    change: Change
+
+
+class Log:
+    """All chains of one clone's store.
+
+    `now_ms` gives the wall clock in milliseconds; `apply(stored)` is called for every change that
+    is stored, in its transaction.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        workspace: bytes,
+        apply: Callable[[Stored], None],
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+    ):
+        self.store, self.workspace, self.now_ms = store, workspace, now_ms
+        self._apply = apply
+        self._authors: dict[bytes, Author] = {}
+        self._by_n: dict[int, Author] = {}
+        self._seen_version: int | None = None
+
+    # --- authors
+
+    def refresh(self) -> None:
+        """Read the authors anew if another process has committed since."""
+        version = self.store.version()
+        if version != self._seen_version:
+            self.reload()
+            self._seen_version = version
+
+    def reload(self) -> None:
+        rows = self.store.rows("SELECT n, id, key, name, private, seq, head, removed_by IS NOT NULL FROM authors")
+        self._authors = {row[1]: Author(*row[:4], bool(row[4]), *row[5:7], bool(row[7])) for row in rows}
+        self._by_n = {author.n: author for author in self._authors.values()}
+
+    def author(self, id: bytes) -> Author | None:
+        return self._authors.get(id)
+
+    def author_n(self, n: int) -> Author:
+        return self._by_n[n]
+
+    def authors(self) -> list[Author]:
+        return list(self._authors.values())
+
+    def add_author(self, id: bytes, key: bytes, cert: bytes, name: str, *, private: bool = False, **more: Any) -> Author:
+        """Let someone write. `more`: `admitted_by`, `admitted_at`."""
+        self.store.execute(
+            "INSERT INTO authors(id, key, cert, name, private, head, admitted_by, admitted_at) VALUES(?,?,?,?,?,?,?,?)",
+            (id, key, cert, name, private, self.workspace, more.get("admitted_by"), more.get("admitted_at")),
+        )
+        self.reload()
+        return self._authors[id]
+
+    # --- versions
+
+    def vector(self) -> Vector:
+        """What this store holds of each author, the private chain left out."""
+        return {a.id: a.seq for a in self._authors.values() if a.seq and not a.private}
+
+    def past(self, author: int, seq: int, other: int) -> int:
+        """How many changes of `other` (an author's row) the change (author, seq) had seen."""
+        if author == other:
+            return seq - 1
+        return self.store.value(
+            "SELECT max(dep_seq) FROM deps WHERE author=? AND dep=? AND seq<=?", (author, other, seq)
+        ) or 0
+
+    def last_row(self) -> int:
+        return self.store.value("SELECT max(n) FROM changes") or 0
+
+    # --- writing
+
+    def append(self, identity: Identity, kind: Kind, document: tuple[str, str] | None, payload: Any) -> Stored:
+        """Sign and store a change of our own. Inside a transaction only."""
+        assert self.store.in_transaction, "append needs the write lock"
+        author = self._authors.get(identity.id)
+        if author is None:
+            raise StoreError(
+                "this clone has not received its workspace yet, so it cannot write to it",
+                hint="let it meet a member first: `replica sync`",
+            )
+        floor = max(self.store.meta("time", 0), 0)
+        moment = clock.tick(floor, self.now_ms())
+        change = changes.encode(
+            author.id, author.seq + 1, author.head, moment, self._news_for(author), kind, document, payload
+        )
+        return self._store(author, change, identity.sign(change.hash))
+
+    def _news_for(self, author: Author) -> list[tuple[bytes, int]]:
+        """What is held of other authors and was not yet in the author's earlier deps."""
+        told = dict(self.store.rows("SELECT dep, max(dep_seq) FROM deps WHERE author=? GROUP BY dep", (author.n,)))
+        return [
+            (other.id, other.seq)
+            for other in self._authors.values()
+            # A shared change never names the private chain, not even its length.
+            if other is not author and not other.private and other.seq > told.get(other.n, 0)
+        ]
+
+    def ingest(self, batch: Iterable[Signed]) -> tuple[list[Stored], Vector]:
+        """Store what is new of a batch in causal order: all of it, or nothing.
+
+        The signature of an author's last change in the batch covers his earlier ones through the hash
+        chain, so only that one is needed and checked. What is held already is passed over.
+        Returns what was stored, and how far the batch reaches for each of its authors.
+
+        Raises:
+            InvalidChange: signature, chain, size or content is not right (Fork: a second change of one number).
+            MissingDependency: something it builds on is not held.
+        """
+        self.refresh()
+        read = [(changes.decode(signed.body), signed.signature) for signed in batch]
+        last = {change.author: at for at, (change, _) in enumerate(read)}
+        stored = []
+        with self.store.transaction():
+            self.refresh()
+            try:
+                for at, (change, signature) in enumerate(read):
+                    is_last = last[change.author] == at
+                    taken = self._take(change, signature, is_last)
+                    if taken:
+                        stored.append(taken)
+            except BaseException:
+                self._seen_version = None  # the rollback takes back what the cached authors have moved on by
+                raise
+        return stored, {author: read[at][0].seq for author, at in last.items()}
+
+    def _take(self, change: Change, signature: bytes | None, is_last: bool) -> Stored | None:
+        author = self._authors.get(change.author) or self._newcomer(change)
+        if change.seq <= author.seq:
+            self._known(author, change)
+            return None
+        name = f"{author.name} {change.seq}"
+        if author.private:
+            raise InvalidChange(f"change {name} pretends to be of this clone's private chain")
+        if change.seq != author.seq + 1:
+            raise MissingDependency(f"change {name} came before {author.seq + 1}")
+        if change.prev != author.head:
+            raise InvalidChange(f"change {name} does not continue its author's chain")
+        for dep, seq in change.deps:
+            held = self._authors.get(dep)
+            if held is None or held.private or held.seq < seq:
+                raise MissingDependency(f"change {name} builds on changes that are not held")
+        if is_last and not (signature and verify(author.key, signature, change.hash)):
+            raise InvalidChange(f"change {name} is not signed by its author")
+        return self._store(author, change, signature if is_last else None)
+
+    def _newcomer(self, change: Change) -> Author:
+        """The author of a first change that introduces itself: a workspace's founder, or a successor."""
+        if change.seq == 1 and change.kind is Kind.GENESIS and not any(a.seq for a in self._authors.values()):
+            if changes.change_hash(change.body)[:16] != self.workspace:
+                raise InvalidChange("the first change is not that of this workspace")
+            return self._introduce(change)
+        if change.seq == 1 and change.kind is Kind.SUCCEED:
+            old = self._authors.get(change.payload["old"])
+            if old is None or old.private:
+                raise MissingDependency("a clone's successor came before the clone itself")
+            if old.removed:
+                raise InvalidChange(f"{old.name} was removed; it cannot name a successor")
+            if not verify(old.key, change.payload["proof"], succession(self.workspace, change.payload["key"])):
+                raise InvalidChange(f"a successor of {old.name} is not vouched for by it")
+            return self._introduce(change)
+        raise MissingDependency("the author of a change is not a member")
+
+    def _introduce(self, change: Change) -> Author:
+        if clone_id(change.payload["key"]) != change.author:
+            raise InvalidChange("a change introduces another key than its author's")
+        author = self.add_author(
+            change.author, change.payload["key"], change.payload["cert"], change.payload["name"],
+            admitted_at=change.time, admitted_by=change.payload.get("old", change.author),
+        )
+        if change.kind is Kind.GENESIS:
+            author.head = changes_start()
+        return author
+
+    def _known(self, author: Author, change: Change) -> None:
+        held = self.store.value("SELECT hash FROM changes WHERE author=? AND seq=?", (author.n, change.seq))
+        if held is not None and held != change.hash:
+            raise Fork(
+                f"{author.name} wrote two different changes number {change.seq}",
+                hint="its store was rolled back or copied; `replica doctor` there says how to go on",
+            )
+
+    def _store(self, author: Author, change: Change, signature: bytes | None) -> Stored:
+        doc = None
+        if change.document is not None:
+            doc = self._document(change.document, author.private)
+        row = self.store.execute(
+            "INSERT INTO changes(author, seq, hash, time, kind, doc, body, signature) VALUES(?,?,?,?,?,?,?,?)",
+            (author.n, change.seq, change.hash, change.time, int(change.kind), doc, change.body, signature),
+        ).lastrowid
+        if change.deps:
+            self.store.many(
+                "INSERT INTO deps VALUES(?,?,?,?)",
+                [(author.n, self._authors[dep].n, change.seq, seq) for dep, seq in change.deps],
+            )
+        author.seq, author.head = change.seq, change.hash
+        self.store.execute("UPDATE authors SET seq=?, head=? WHERE n=?", (change.seq, change.hash, author.n))
+        floor = self.store.meta("time", 0)
+        self.store.set_meta("time", clock.observe(floor, change.time, self.now_ms()))
+        stored = Stored(row, author, change)
+        self._apply(stored)
+        return stored
+
+    def _document(self, document: tuple[str, str], private: bool) -> int:
+        key = (*document, int(private))
+        n = self.store.value("SELECT n FROM documents WHERE path=? AND policy=? AND private=?", key)
+        if n is not None:
+            return n
+        return self.store.execute("INSERT INTO documents(path, policy, private) VALUES(?,?,?)", key).lastrowid
+
+    # --- reading
+
+    def first_missing(self, vector: Vector) -> int | None:
+        """The first row that a peer with `vector` lacks, or None. Costs a look-up per author, not per change."""
+        firsts = [
+            self.store.value("SELECT n FROM changes WHERE author=? AND seq=?", (a.n, vector.get(a.id, 0) + 1))
+            for a in self._authors.values()
+            if not a.private and a.seq > vector.get(a.id, 0)
+        ]
+        return min((n for n in firsts if n is not None), default=None)
+
+    def batch(self, vector: Vector, after: int) -> tuple[list[Signed], int, Vector]:
+        """The next changes behind row `after` that a holder of `vector` lacks, in causal order.
+
+        Returns the batch, the row it reaches to, and the peer's vector once it holds the batch. The batch
+        ends where the last change of each author in it carries a signature, so that it can be
+        checked; a change of level 0 is in no batch.
+        """
+        vector = dict(vector)
+        found: list[tuple[Author, int, bytes, bytes | None]] = []
+        size, reached = 0, after
+        unsigned: set[int] = set()  # authors whose last change so far has no signature
+        closed = (0, after)  # how much of `found` may be sent as it stands, and the row behind it
+        cursor = self.store.execute(
+            "SELECT n, author, seq, body, signature FROM changes WHERE n>? ORDER BY n", (after,)
+        )
+        for n, author_n, seq, body, signature in cursor:
+            author = self._by_n[author_n]
+            reached = n
+            if not author.private and seq > vector.get(author.id, 0):
+                found.append((author, seq, body, signature))
+                size += len(body)
+                (unsigned.discard if signature else unsigned.add)(author_n)
+            if not unsigned:
+                closed = (len(found), reached)
+            if closed[0] and (size >= BATCH_BYTES or len(found) >= BATCH_CHANGES):
+                break
+        cursor.close()
+        found = found[: closed[0]]
+        for author, seq, _, _ in found:
+            vector[author.id] = seq
+        ends = {author.n: at for at, (author, *_) in enumerate(found)}
+        batch = [Signed(body, sig if ends[a.n] == at else None) for at, (a, _, body, sig) in enumerate(found)]
+        return batch, closed[1], vector
+
+    def changes_of(self, doc: int, after: int = 0, before: int = 2**62) -> Iterable[Stored]:
+        """The changes of one document between the rows `after` and `before`, in causal order."""
+        for n, author, body in self.store.rows(
+            "SELECT n, author, body FROM changes WHERE doc=? AND n>? AND n<? ORDER BY n", (doc, after, before)
+        ):
+            yield Stored(n, self._by_n[author], changes.decode(body))
+
+
+def succession(workspace: bytes, new_key: bytes) -> bytes:
+    """What an old identity signs to vouch for the key that goes on in its place."""
+    return b"memory-replica successor 1\0" + workspace + new_key
+
+
+def changes_start() -> bytes:
+    """The previous hash of a workspace's very first change: there is no workspace id to name yet."""
+    return bytes(16)
+
+
+def covers(one: Vector, other: Vector) -> bool:
+    """Whether a holder of `one` lacks nothing of `other`."""
+    return all(one.get(author, 0) >= seq for author, seq in other.items())
+
+
+def lacking(holder: Vector, other: Vector) -> int:
+    """How many of `other`'s changes a holder of `holder` lacks."""
+    return sum(max(0, seq - holder.get(author, 0)) for author, seq in other.items())

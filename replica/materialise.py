@@ -1,0 +1,310 @@
+"""What changes mean: the tables that follow from the log, kept up to date change by change.
+
+Everything here is a function of the changes in any causal order. It runs inside the transaction
+that stores the change, so the tables are never ahead of the log nor behind it.
+"""
+
+import hashlib
+from collections import OrderedDict
+
+import msgpack
+
+from replica.blocks import block_id
+from replica.changes import POLICIES, Add, Dot, Kind
+from replica.errors import InvalidChange
+from replica.keys import clone_id
+from replica.log import Log, Stored
+from replica.store import Store
+
+# Texts held ready in memory; the least recently used one goes first and is loaded from its stored state.
+TEXTS_IN_MEMORY = 64
+
+
+class Materialiser:
+    """Applies changes to the tables of one store. `log` is set once both exist."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.log: Log
+        self.texts: OrderedDict[int, tuple] = OrderedDict()  # doc -> (Text, row of the last change in it, dirty)
+        self._dirty: set[int] = set()
+        # True while a change of our own is stored: the engine that made its update contains it already.
+        self.made_here = False
+
+    def apply(self, stored: Stored) -> None:
+        """Take one stored change in.
+
+        Raises:
+            InvalidChange: its content cannot be applied; the transaction must be undone.
+        """
+        _APPLY[stored.change.kind](self, stored)
+        if stored.change.document is not None:
+            self._touched(stored)
+
+    def _touched(self, stored: Stored) -> None:
+        change, doc = stored.change, self.doc_of(stored)
+        self.store.execute(
+            "UPDATE documents SET digest=NULL, changed_at=?, changed_by=? WHERE n=?", (change.time, stored.author.n, doc)
+        )
+        self.store.set_meta("digest", None)
+        if change.kind not in (Kind.DELETE, Kind.REVIEW):
+            self.store.execute("INSERT OR REPLACE INTO alive VALUES(?,?,?)", (doc, stored.author.n, change.seq))
+
+    def doc_of(self, stored: Stored) -> int:
+        path, policy = stored.change.document
+        return self.store.value(
+            "SELECT n FROM documents WHERE path=? AND policy=? AND private=?", (path, policy, stored.author.private)
+        )
+
+    # --- members
+
+    def genesis(self, stored: Stored) -> None:
+        self.store.set_meta("workspace_name", stored.change.payload["workspace"])
+
+    def admit(self, stored: Stored) -> None:
+        payload, change = stored.change.payload, stored.change
+        id = clone_id(payload["key"])
+        if self.log.author(id) is None:
+            self.log.add_author(
+                id, payload["key"], payload["cert"], payload["name"], admitted_by=change.author, admitted_at=change.time
+            )
+
+    def remove(self, stored: Stored) -> None:
+        self._end(stored.change.payload["member"], stored, None)
+
+    def succeed(self, stored: Stored) -> None:
+        """A copied clone's old identity goes on living in the original; a rolled-back one's ends here."""
+        payload = stored.change.payload
+        if payload["why"] == "fork":
+            self._end(payload["old"], stored, stored.change.author)
+
+    def _end(self, member: bytes, stored: Stored, successor: bytes | None) -> None:
+        target = self.log.author(member)
+        if target is None or target.private:
+            raise InvalidChange("a removal names somebody who is not a member")
+        self.store.execute(
+            "UPDATE authors SET removed_by=?, removed_at=?, successor=? WHERE id=? AND removed_by IS NULL",
+            (stored.change.author, stored.change.time, successor, member),
+        )
+        target.removed = True
+
+    # --- entries
+
+    def entries(self, stored: Stored) -> None:
+        if stored.change.document[1] == "text":
+            raise InvalidChange("entry operations on a text document")
+        doc = self.doc_of(stored)
+        for index, op in enumerate(stored.change.payload):
+            killed = self._kill(doc, op.kills)
+            if isinstance(op, Add):
+                self._add(doc, stored, index, op, killed)
+
+    def _add(self, doc: int, stored: Stored, index: int, op: Add, killed: list[tuple[Dot, bytes, set[bytes]]]) -> None:
+        id = block_id(op.role, op.text, op.occurrence)
+        place = place_of(id, [dot for dot, was, _ in killed if was == id])
+        roots = set().union(*(roots for _, _, roots in killed)) - {id}
+        meta = msgpack.packb(op.meta) if op.meta else None
+        change = stored.change
+        self.store.execute(
+            "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, lead, place, after, meta, roots)"
+            " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (doc, id, stored.author.n, change.seq, index, change.time, stored.n, op.role, op.text, op.lead, place,
+             op.after, meta, b"".join(sorted(roots)) or None),
+        )  # fmt: skip
+
+    def _kill(self, doc: int, kills: tuple[Dot, ...]) -> list[tuple[Dot, bytes, set[bytes]]]:
+        """Mark what these dots added as dead; return each with its block and what it goes back to."""
+        killed = []
+        for dot in kills:
+            author = self.log.author(dot.author)
+            row = author and self.store.row(
+                "SELECT n, id, roots FROM adds WHERE author=? AND seq=? AND idx=? AND doc=?",
+                (author.n, dot.seq, dot.index, doc),
+            )
+            if not row:
+                raise InvalidChange("a change takes away an entry that is not there")
+            self.store.execute("UPDATE adds SET dead=1 WHERE n=?", (row[0],))
+            killed.append((dot, row[1], split_roots(row[2]) or {row[1]}))
+        return killed
+
+    # --- texts
+
+    def text(self, stored: Stored) -> None:
+        from replica import yjs
+        from replica.text import client_id
+
+        engine = self.engine_for(stored)
+        path = stored.change.document[0]
+        if self.made_here:
+            update = yjs.decode(stored.change.payload)
+        else:
+            update = engine.apply(stored.change.payload, client_id(stored.author.id, path))
+        self._mark_overlaps(stored, update)
+
+    def import_(self, stored: Stored) -> None:
+        engine = self.engine_for(stored)
+        engine.apply_import(stored.change.payload)
+        self._mark_overlaps(stored, update_of(Kind.IMPORT, stored.change.body))
+
+    def engine_for(self, stored: Stored):
+        """The text that a change belongs to, holding everything before the change."""
+        if stored.change.document[1] != "text":
+            raise InvalidChange(f"a text change on a document of policy {stored.change.document[1]}")
+        doc = self.doc_of(stored)
+        engine = self.engine(doc, before=stored.n)
+        self.texts[doc] = (engine, stored.n)
+        self._dirty.add(doc)
+        return engine
+
+    def engine(self, doc: int, before: int | None = None, client: int | None = None):
+        """The text of a document with all of its stored changes (those below row `before`).
+
+        `client`: the id to edit under; a text held for another id is loaded again.
+        """
+        from replica.text import Text
+
+        limit = before if before is not None else 2**62
+        held = self.texts.get(doc)
+        if held is None or held[1] >= limit or (client is not None and held[0].client != client):
+            row = self.store.row("SELECT change, state FROM texts WHERE doc=?", (doc,))
+            if row is not None and row[0] < limit:
+                held = (Text.load(row[1], client), row[0])
+            else:
+                held = (Text.new(client), 0)
+        engine, upto = held
+        for change in self.log.changes_of(doc, upto, limit):
+            apply_text(engine, change)
+            upto = change.n
+        self.texts[doc] = (engine, upto)
+        self.texts.move_to_end(doc)
+        while len(self.texts) > TEXTS_IN_MEMORY:
+            oldest = next(iter(self.texts))
+            self.flush_text(oldest)
+            del self.texts[oldest]
+        return engine
+
+    def flush(self) -> None:
+        """Store the state of the texts that have changed: once a transaction, not once a change."""
+        for doc in list(self._dirty):
+            self.flush_text(doc)
+
+    def flush_text(self, doc: int) -> None:
+        if doc not in self._dirty:
+            return
+        engine, n = self.texts[doc]
+        self.store.execute(
+            "INSERT OR REPLACE INTO texts VALUES(?,?,?,?)", (doc, n, engine.text, engine.state())
+        )
+        self._dirty.discard(doc)
+
+    def forget(self) -> None:
+        """Drop what memory holds: after a rollback it is ahead of the store."""
+        self.texts.clear()
+        self._dirty.clear()
+
+    def _mark_overlaps(self, stored: Stored, update) -> None:
+        """Record which concurrent changes touched the same region: those wait for a person's look."""
+        from replica import yjs
+
+        log, me, seq = self.log, stored.author, stored.change.seq
+        doc = self.doc_of(stored)
+        for other in [author.n for author in log.authors() if author is not me and author.private == me.private]:
+            unseen = self.store.rows(
+                "SELECT seq, kind, body FROM changes WHERE author=? AND seq>? AND doc=? AND n<? AND kind IN (?,?)",
+                (other, log.past(me.n, seq, other), doc, stored.n, Kind.TEXT, Kind.IMPORT),
+            )
+            for other_seq, kind, body in unseen:
+                theirs = update_of(kind, body)
+                if kind == Kind.IMPORT and stored.change.kind is Kind.IMPORT and theirs == update:
+                    continue  # both imported the same file: one text, nothing to look at
+                if yjs.overlap(update, theirs):
+                    pair = sorted([(me.id, me.n, seq), (log.author_n(other).id, other, other_seq)])
+                    self.store.execute(
+                        "INSERT OR IGNORE INTO overlaps(doc, one, one_seq, other, other_seq) VALUES(?,?,?,?,?)",
+                        (doc, *pair[0][1:], *pair[1][1:]),
+                    )
+
+    def review(self, stored: Stored) -> None:
+        doc = self.doc_of(stored)
+        for one, one_seq, other, other_seq in stored.change.payload:
+            a, b = self.log.author(one), self.log.author(other)
+            if a and b:
+                self.store.execute(
+                    "UPDATE overlaps SET reviewed=1 WHERE doc=? AND one=? AND one_seq=? AND other=? AND other_seq=?",
+                    (doc, a.n, one_seq, b.n, other_seq),
+                )
+
+    # --- documents
+
+    def delete(self, stored: Stored) -> None:
+        """Everything that the deleting author had seen goes; what was written concurrently stays alive."""
+        doc = self.doc_of(stored)
+        self._kill(doc, stored.change.payload)
+        me = stored.author
+        for author, seq in self.store.rows("SELECT author, seq FROM alive WHERE doc=?", (doc,)):
+            if author == me.n or seq <= self.log.past(me.n, stored.change.seq, author):
+                self.store.execute("DELETE FROM alive WHERE doc=? AND author=?", (doc, author))
+
+    def rebuild(self, doc: int) -> None:
+        """Make a document's tables anew from the log alone. Inside a transaction."""
+        for table in ("adds", "alive", "texts", "overlaps"):
+            self.store.execute(f"DELETE FROM {table} WHERE doc=?", (doc,))
+        self.texts.pop(doc, None)
+        self._dirty.discard(doc)
+        for stored in list(self.log.changes_of(doc)):
+            self.apply(stored)
+        self.flush()
+
+
+_APPLY = {
+    Kind.GENESIS: Materialiser.genesis,
+    Kind.ADMIT: Materialiser.admit,
+    Kind.REMOVE: Materialiser.remove,
+    Kind.ENTRIES: Materialiser.entries,
+    Kind.TEXT: Materialiser.text,
+    Kind.IMPORT: Materialiser.import_,
+    Kind.DELETE: Materialiser.delete,
+    Kind.REVIEW: Materialiser.review,
+    Kind.SUCCEED: Materialiser.succeed,
+}
+assert set(POLICIES) == {"latest", "union", "log", "text"}
+
+
+def place_of(id: bytes, moved: list[Dot]) -> bytes:
+    """The place that an add takes, as others name it in `after`.
+
+    A block has the place of its id, the same for everyone who adds it. When it is moved (it takes the place of
+    itself) it gets another, so that what was written behind its old place stays there.
+    """
+    if not moved:
+        return id
+    digest = hashlib.blake2b(id, digest_size=16)
+    for dot in sorted(moved):
+        digest.update(dot.author + dot.seq.to_bytes(8, "big") + dot.index.to_bytes(4, "big"))
+    return digest.digest()
+
+
+def split_roots(roots: bytes | None) -> set[bytes]:
+    return {roots[at : at + 16] for at in range(0, len(roots), 16)} if roots else set()
+
+
+def apply_text(engine, stored: Stored) -> None:
+    """Apply a text's change to an engine that holds everything before it."""
+    from replica.text import client_id
+
+    change = stored.change
+    if change.kind is Kind.TEXT:
+        engine.apply(change.payload, client_id(stored.author.id, change.document[0]))
+    elif change.kind is Kind.IMPORT:
+        engine.apply_import(change.payload)
+
+
+def update_of(kind: int, body: bytes):
+    """The decoded Yjs update of a stored text change."""
+    from replica import changes, yjs
+    from replica.text import import_update
+
+    payload = changes.decode(body).payload
+    if kind == Kind.TEXT:
+        return yjs.decode(payload)
+    return yjs.decode(import_update(payload)[1])

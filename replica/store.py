@@ -1,0 +1,200 @@
+"""The SQLite file of one clone: schema, transactions, and the translation of SQLite's errors.
+
+WAL, `synchronous=FULL`: what a transaction has committed is durable before anyone hears of it.
+Several processes of one clone share the file; every change is made under SQLite's write lock.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from replica.errors import DiskFull, StoreError, UnknownSchema
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x5250_4C43  # "RPLC": tells our files from other SQLite files
+BUSY_TIMEOUT = 15.0  # seconds to wait for another process's transaction
+
+SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+-- Whoever has written a change, or may. `private`: this clone's own chain of level-0 changes.
+CREATE TABLE authors(
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, key BLOB NOT NULL, cert BLOB NOT NULL, name TEXT NOT NULL,
+    private INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL DEFAULT 0, head BLOB NOT NULL,
+    admitted_by BLOB, admitted_at INTEGER, removed_by BLOB, removed_at INTEGER, successor BLOB);
+
+-- The log. Row order is arrival order, and so a causal order.
+CREATE TABLE changes(
+    n INTEGER PRIMARY KEY, author INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, time INTEGER NOT NULL,
+    kind INTEGER NOT NULL, doc INTEGER, body BLOB NOT NULL, signature BLOB, UNIQUE(author, seq));
+CREATE INDEX changes_of_document ON changes(doc, n) WHERE doc IS NOT NULL;
+CREATE TABLE deps(author INTEGER, dep INTEGER, seq INTEGER, dep_seq INTEGER, PRIMARY KEY(author, dep, seq))
+    WITHOUT ROWID;
+
+-- Everything below follows from the log.
+CREATE TABLE documents(
+    n INTEGER PRIMARY KEY, path TEXT NOT NULL, policy TEXT NOT NULL, private INTEGER NOT NULL,
+    digest BLOB, changed_at INTEGER, changed_by INTEGER, UNIQUE(path, policy, private));
+CREATE INDEX documents_unread ON documents(n) WHERE digest IS NULL;
+CREATE TABLE alive(doc INTEGER, author INTEGER, seq INTEGER, PRIMARY KEY(doc, author)) WITHOUT ROWID;
+CREATE TABLE adds(
+    n INTEGER PRIMARY KEY, doc INTEGER NOT NULL, id BLOB NOT NULL, author INTEGER NOT NULL, seq INTEGER NOT NULL,
+    idx INTEGER NOT NULL, time INTEGER NOT NULL, change INTEGER NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
+    lead TEXT NOT NULL, place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
+CREATE INDEX adds_of_document ON adds(doc, id);
+CREATE TABLE texts(doc INTEGER PRIMARY KEY, change INTEGER NOT NULL, text TEXT NOT NULL, state BLOB NOT NULL);
+CREATE TABLE overlaps(
+    doc INTEGER, one INTEGER, one_seq INTEGER, other INTEGER, other_seq INTEGER, reviewed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY(doc, one, one_seq, other, other_seq)) WITHOUT ROWID;
+
+-- This clone alone.
+-- `base`: what we last wrote to the file or read from it, and up to which row of the log that was the document.
+-- `intent`: what we are about to write; a crash between the file and the store must not look like an edit.
+CREATE TABLE files(
+    path TEXT PRIMARY KEY, policy TEXT NOT NULL, base BLOB NOT NULL, canonical TEXT NOT NULL, ids BLOB NOT NULL,
+    change INTEGER NOT NULL, stamp TEXT, missing INTEGER, intent BLOB) WITHOUT ROWID;
+CREATE TABLE held(path TEXT PRIMARY KEY, reason TEXT NOT NULL, what TEXT NOT NULL, since INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE skipped(path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE peers(id BLOB PRIMARY KEY, addresses TEXT, seen INTEGER, vector BLOB, note TEXT) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """One clone's database. Not shared between threads."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection):
+        self.path = path
+        self._db = connection
+        self._depth = 0
+
+    @classmethod
+    def create(cls, path: Path) -> "Store":
+        """Make a new, empty store; `path` must not exist."""
+        store = cls(path, _connect(path))
+        with translated(path):
+            store._db.execute("PRAGMA journal_mode=WAL")
+            store._db.execute("BEGIN IMMEDIATE")
+            for statement in SCHEMA.split(";\n"):
+                store._db.execute(statement)
+            store._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            store._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            store._db.execute("COMMIT")
+        return store
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open an existing store.
+
+        Raises:
+            UnknownSchema: it is not ours, or of another version; nothing was touched.
+        """
+        if not path.is_file():
+            raise StoreError(f"the store {path} is missing", hint="restore it, or join the workspace in a new folder")
+        connection = _connect(path)
+        with translated(path):
+            ours = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if ours != APPLICATION_ID or version != SCHEMA_VERSION:
+            connection.close()
+            raise UnknownSchema(f"the store {path} has version {version}; this program reads {SCHEMA_VERSION}")
+        return cls(path, connection)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._depth > 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or none, under the write lock. Nested uses join the outer one."""
+        if self._depth:
+            yield
+            return
+        with translated(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+            with translated(self.path):
+                self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        finally:
+            self._depth = 0
+
+    def execute(self, sql: str, parameters=()) -> sqlite3.Cursor:
+        with translated(self.path):
+            return self._db.execute(sql, parameters)
+
+    def many(self, sql: str, rows) -> None:
+        with translated(self.path):
+            self._db.executemany(sql, rows)
+
+    def rows(self, sql: str, parameters=()) -> list[tuple]:
+        with translated(self.path):
+            return self._db.execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters=()) -> tuple | None:
+        with translated(self.path):
+            return self._db.execute(sql, parameters).fetchone()
+
+    def value(self, sql: str, parameters=(), default=None):
+        row = self.row(sql, parameters)
+        return default if row is None else row[0]
+
+    def meta(self, key: str, default=None):
+        return self.value("SELECT value FROM meta WHERE key=?", (key,), default)
+
+    def set_meta(self, key: str, value) -> None:
+        self.execute("INSERT INTO meta VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value", (key, value))
+
+    def version(self) -> int:
+        """A number that differs after another process (not this one) has committed."""
+        return self.value("PRAGMA data_version")
+
+    def checkpoint(self) -> None:
+        """Fold the write-ahead log back, so that it does not grow without end."""
+        self.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    with translated(path):
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, cached_statements=256)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_size=-8000")
+        connection.execute("PRAGMA temp_store=MEMORY")
+    return connection
+
+
+class translated:
+    """Turns SQLite's errors into ours, naming the file. A class: it stands on every statement's way."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type, error, _traceback) -> None:
+        if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            return
+        words = str(error)
+        if "full" in words or "disk I/O" in words:
+            raise DiskFull(f"the disk of {self._path} takes no more: {words}") from error
+        if "locked" in words or "busy" in words:
+            raise StoreError(
+                f"the store {self._path} is busy", hint="another replica command is at work on it; try again"
+            ) from error
+        if "readonly" in words or "unable to open" in words:
+            raise StoreError(
+                f"the store {self._path} cannot be written: {words}", hint="check the folder's permissions"
+            ) from error
+        raise StoreError(
+            f"the store {self._path} is damaged or not a store: {words}", hint="keep a copy, then restore a backup"
+        ) from error

@@ -1,0 +1,1 @@
+"""How clones meet: discovery, pairing, channel, session, node. Knows sockets; knows nothing of terminals."""

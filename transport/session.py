@@ -1,0 +1,346 @@
+"""The sync protocol between two clones, without any I/O: messages in, messages out.
+
+Each side says what it holds (Hello, a version vector), sends what the other lacks in causal order, and
+acknowledges what it has made durable. When both hold the same, each says the digest of its content: only
+equal digests for equal vectors mean "in step". Live changes take the same way as old ones.
+
+A link may lose everything at any time: the next session starts from the vectors again, and what
+comes twice is passed over.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from replica.changes import Signed
+from replica.clone import Clone
+from replica.errors import Fork, IncompatiblePeer, InvalidChange, MissingDependency, PeerError, ProtocolError
+from replica.log import Stored, Vector, covers, lacking
+
+PROTOCOL = 1
+# Batches on their way that the peer has not acknowledged: enough to hide a round trip, bounded memory.
+WINDOW = 4
+# Document digests in one message; a differing workspace of more is compared in parts.
+DIGESTS_PER_MESSAGE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The sender's protocol versions, workspace, and what it holds."""
+
+    versions: tuple[int, ...]
+    workspace: bytes
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes in causal order; the last of each author is signed."""
+
+    batch: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What the sender holds durably."""
+
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The hash of the sender's content at exactly this vector."""
+
+    vector: Vector
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentDigests:
+    """Where digests differ: each document's own, as (path, policy, digest)."""
+
+    vector: Vector
+    documents: tuple[tuple[str, str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The sender ends the session. `reason` is for people."""
+
+    reason: str
+
+
+Message = Hello | Changes | Ack | Digest | DocumentDigests | Bye
+
+
+class State(Enum):
+    OPENING = auto()
+    SYNCING = auto()
+    CLOSED = auto()
+
+
+# What a peer may say in each state. The table is the protocol: all else is the peer's error.
+ACCEPTS: dict[State, set[type]] = {
+    State.OPENING: {Hello, Bye},
+    State.SYNCING: {Changes, Ack, Digest, DocumentDigests, Bye},
+    State.CLOSED: set(),
+}
+
+
+# --- what a session tells its owner
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """New changes were stored, in this order."""
+
+    changes: tuple[Stored, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InStep:
+    """Both sides hold the same changes and the same content."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """Equal changes, unequal content: these documents were rebuilt from the log. `healed`: no longer unequal."""
+
+    paths: tuple[str, ...]
+    healed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is over; `reason` says why, from whose side."""
+
+    reason: str
+    by_peer: bool
+
+
+Event = Took | InStep | Diverged | Ended
+
+
+class Session:
+    """One conversation with the clone `peer` (its id, which the channel has authenticated).
+
+    Send what `open`, `receive`, `changed` and `settle` return, in order. Events go to `tell`.
+    """
+
+    def __init__(self, clone: Clone, peer: bytes, tell: Callable[[Event], None] = lambda event: None):
+        self._clone, self._peer, self._tell = clone, peer, tell
+        self.state = State.OPENING
+        self.peer_vector: Vector = {}  # what the peer has said that it holds
+        self._sent: Vector = {}  # what it holds once everything on its way has arrived
+        self._cursor: int | None = None  # our row up to which `_sent` is complete; None: find out anew
+        self._unacknowledged = 0
+        self._said_digest: Vector | None = None
+        self._rebuilt_at: Vector | None = None
+        self.in_step = False
+
+    # --- what the owner calls
+
+    def open(self) -> list[Message]:
+        refusal = self._refusal()
+        if refusal:
+            return self._end(refusal)
+        return [Hello((PROTOCOL,), self._clone.workspace, self._clone.vector())]
+
+    def receive(self, message: Message) -> list[Message]:
+        """Take one message; return the replies, oldest first.
+
+        Raises:
+            ProtocolError: the peer may not say this now.
+            IncompatiblePeer: no common protocol version, or another workspace.
+            InvalidChange, MissingDependency: what it sent was refused; the store is as it was.
+        """
+        if type(message) not in ACCEPTS[self.state]:
+            raise ProtocolError(f"{type(message).__name__} is not allowed while {self.state.name.lower()}")
+        if isinstance(message, Bye):
+            self.state = State.CLOSED
+            self._tell(Ended(message.reason, by_peer=True))
+            return []
+        refusal = self._refusal()
+        if refusal:
+            return self._end(refusal)
+        return _RECEIVE[type(message)](self, message)
+
+    def changed(self) -> list[Message]:
+        """The store has grown: send what the peer lacks of it."""
+        if self.state is not State.SYNCING:
+            return []
+        self._clone.log.refresh()
+        messages = self._send_missing()
+        refusal = self._refusal()
+        return messages + self._end(refusal) if refusal else messages
+
+    def settle(self) -> list[Message]:
+        """Nothing has moved for a moment: if both hold the same, say the digest, once for each vector."""
+        if self.state is not State.SYNCING:
+            return []
+        mine = self._clone.vector()
+        if mine != self.peer_vector or self._said_digest == mine:
+            return []
+        self._said_digest = mine
+        return [Digest(mine, self._clone.digest())]
+
+    def fail(self, error: PeerError) -> list[Message]:
+        """The peer broke the rules: say so and end."""
+        self.state = State.CLOSED
+        self._tell(Ended(str(error), by_peer=False))
+        return [Bye(str(error)[:500])]
+
+    @property
+    def behind(self) -> int:
+        """Changes of ours that the peer has not acknowledged."""
+        return lacking(self.peer_vector, self._clone.log.vector())
+
+    @property
+    def ahead(self) -> int:
+        """Changes that the peer holds and we lack."""
+        return lacking(self._clone.log.vector(), self.peer_vector)
+
+    # --- one function for each message
+
+    def _hello(self, message: Hello) -> list[Message]:
+        if PROTOCOL not in message.versions:
+            theirs = ", ".join(map(str, message.versions)) or "none"
+            raise IncompatiblePeer(
+                f"the peer speaks protocol {theirs}, this program {PROTOCOL}",
+                hint="update memory-replica on the older side",
+            )
+        if message.workspace != self._clone.workspace:
+            raise IncompatiblePeer("the peer is of another workspace", hint="join its workspace in another folder")
+        self.state = State.SYNCING
+        self.peer_vector, self._sent = dict(message.vector), dict(message.vector)
+        return self._send_missing() or self.settle()
+
+    def _changes(self, message: Changes) -> list[Message]:
+        stored, reaches = self._clone.ingest(list(message.batch))
+        for author, seq in reaches.items():  # the peer holds what it has just sent: never send that back
+            self._sent[author] = max(seq, self._sent.get(author, 0))
+            self.peer_vector[author] = max(seq, self.peer_vector.get(author, 0))
+        if stored:
+            self.in_step = False
+            self._tell(Took(tuple(stored)))
+        return [Ack(self._clone.log.vector()), *self.changed()]
+
+    def _ack(self, message: Ack) -> list[Message]:
+        self.peer_vector = dict(message.vector)
+        self._unacknowledged = max(0, self._unacknowledged - 1)
+        if not covers(self._sent, message.vector):
+            self._sent = {a: max(self._sent.get(a, 0), s) for a, s in {**self._sent, **message.vector}.items()}
+        return self._send_missing()
+
+    def _digest(self, message: Digest) -> list[Message]:
+        self.peer_vector = dict(message.vector)
+        mine = self._clone.vector()
+        if message.vector != mine:
+            return self._send_missing()
+        if message.digest == self._clone.digest():
+            replies = self.settle()
+            healed, self._rebuilt_at = self._rebuilt_at is not None, None
+            if healed:
+                self._tell(Diverged((), healed=True))
+            self.in_step = True
+            self._tell(InStep(message.digest))
+            return replies
+        self.in_step = False
+        return self._compare(mine)
+
+    def _compare(self, mine: Vector) -> list[Message]:
+        digests = self._clone.documents.document_digests()
+        parts = range(0, max(len(digests), 1), DIGESTS_PER_MESSAGE)
+        said = [] if self._said_digest == mine else self.settle()
+        return said + [DocumentDigests(mine, tuple(digests[at : at + DIGESTS_PER_MESSAGE])) for at in parts]
+
+    def _document_digests(self, message: DocumentDigests) -> list[Message]:
+        mine = self._clone.vector()
+        if message.vector != mine:
+            return []
+        ours = {(path, policy): digest for path, policy, digest in self._clone.documents.document_digests()}
+        theirs = {(path, policy): digest for path, policy, digest in message.documents}
+        first, last = min(theirs, default=("", "")), max(theirs, default=("", ""))
+        whole = len(theirs) < DIGESTS_PER_MESSAGE
+        in_part = {key for key in ours if whole or first <= key <= last} | set(theirs)
+        unequal = sorted(key for key in in_part if ours.get(key) != theirs.get(key))
+        if not unequal or self._rebuilt_at == mine:
+            if unequal:
+                self._tell(Diverged(tuple(path for path, _ in unequal), healed=False))
+            return []
+        self._rebuilt_at = dict(mine)
+        with self._clone.transaction():
+            for path, policy in unequal:
+                document = self._clone.documents.find(path, policy)
+                if document.shared is not None:
+                    self._clone.materialiser.rebuild(document.shared)
+        self._tell(Diverged(tuple(path for path, _ in unequal), healed=False))
+        self._said_digest = None
+        return self.settle()
+
+    # --- sending
+
+    def _send_missing(self) -> list[Message]:
+        """The next batches the peer lacks, as far as the window allows."""
+        messages: list[Message] = []
+        while self._unacknowledged < WINDOW:
+            batch = self._next_batch()
+            if not batch:
+                break
+            self._unacknowledged += 1
+            self.in_step = False
+            messages.append(Changes(tuple(batch)))
+        return messages
+
+    def _next_batch(self) -> list[Signed]:
+        log = self._clone.log
+        if not self._allowed():
+            return []
+        if self._cursor is None:
+            first = log.first_missing(self._sent)
+            if first is None:
+                self._cursor = log.last_row()
+                return []
+            self._cursor = first - 1
+        while True:
+            batch, reached, self._sent = log.batch(self._sent, self._cursor)
+            if reached == self._cursor or batch:
+                self._cursor = reached
+                return batch
+            self._cursor = reached
+
+    # --- who may listen: asked for every message, not once a connection
+
+    def _allowed(self) -> bool:
+        return self._clone.log.author(self._peer) is not None
+
+    def _refusal(self) -> str | None:
+        """Why this peer gets nothing more, or None."""
+        log = self._clone.log
+        peer = log.author(self._peer)
+        if self._clone.removed:
+            return "this clone was removed from the workspace"
+        if peer is not None and peer.removed:
+            return f"{peer.name} was removed from the workspace"
+        if peer is None and log.vector():
+            return "not a member of the workspace"
+        return None
+
+    def _end(self, reason: str) -> list[Message]:
+        self.state = State.CLOSED
+        self._tell(Ended(reason, by_peer=False))
+        return [Bye(reason)]
+
+
+_RECEIVE = {
+    Hello: Session._hello,
+    Changes: Session._changes,
+    Ack: Session._ack,
+    Digest: Session._digest,
+    DocumentDigests: Session._document_digests,
+}
+
+# What `receive` may raise that is the peer's fault: the owner calls `fail` with it.
+FAULTS = (ProtocolError, IncompatiblePeer, InvalidChange, MissingDependency, Fork)
