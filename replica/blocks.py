@@ -21,7 +21,7 @@ Span = tuple[str, int, int]  # role, first line, line after the last
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`text`: its exact lines joined by "\\n", no final newline. `lead`: the blank lines before, each ending in "\\n"."""
+    """`text`: its exact lines joined by "\\n", no final newline. `lead`: the blank lines before, with their "\\n"."""
 
     role: str
     text: str
@@ -39,7 +39,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """What happened between two block lists, as indices into the old (i) and the new (j) one; each index stands once."""
+    """What happened between two block lists, as indices into the old (i) and the new one (j), each index once."""
 
     kept: list[tuple[int, int]]
     replaced: list[tuple[int, int]]

@@ -22,6 +22,7 @@ class Entry(NamedTuple):
     id: bytes
     role: str
     text: str
+    occurrence: int
     lead: str
     place: bytes  # what `after` of the next block names
     meta: dict[str, Any]
@@ -92,6 +93,14 @@ class Documents:
         )
         return [self.find(*pair) for pair in pairs]
 
+    def latest_changes(self) -> dict[tuple[str, str], int]:
+        """The live documents as (path, policy), with the row of the last change to each."""
+        rows = self.store.rows(
+            "SELECT path, policy, max((SELECT max(n) FROM changes WHERE doc=d.n)) FROM documents d"
+            " WHERE EXISTS(SELECT 1 FROM alive WHERE doc=d.n) GROUP BY path, policy ORDER BY path, policy"
+        )
+        return {(path, policy): last for path, policy, last in rows}
+
     # --- what they hold
 
     def text(self, document: Document) -> str:
@@ -131,7 +140,7 @@ class Documents:
     def _read(self, document: Document) -> tuple[list[Node], dict[bytes, Entry]]:
         """Every place there ever was, to be ordered, and the live blocks."""
         rows = self.store.rows(
-            "SELECT id, author, seq, idx, time, role, text, lead, after, meta, roots, dead, place, change"
+            "SELECT id, author, seq, idx, time, role, text, lead, after, meta, roots, dead, place, change, occurrence"
             " FROM adds WHERE doc IN (?,?)",
             (document.shared, document.private),
         )
@@ -155,12 +164,12 @@ class Documents:
         return (row[4], self.log.author_n(row[1]).id, row[2], row[3])
 
     def _entry(self, first: tuple, alive: list[tuple], key: tuple) -> Entry:
-        id, author, seq, _, _, role, text, lead, _, meta, _, _, place, _ = first
+        id, author, seq, _, _, role, text, lead, _, meta, _, _, place, _, occurrence = first
         dots = tuple(Dot(self.log.author_n(row[1]).id, row[2], row[3]) for row in alive)
         roots = frozenset().union(*(split_roots(row[10]) or {id} for row in alive))
         who = self.log.author_n(author)
         return Entry(
-            id, role, text, lead, place, _meta(meta), dots, tuple(row[13] for row in alive), who.id, key[0],
+            id, role, text, occurrence, lead, place, _meta(meta), dots, tuple(row[13] for row in alive), who.id, key[0],
             all(self.log.author_n(row[1]).private for row in alive), roots, (author, seq), key,
         )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """The bytes of a memory file, and the text in them that clones share.
 
-Clones share lines that end in "\\n". What is the file's own stays with the file: its byte-order mark, the line ending of
-each line, a missing final newline, blank lines at the end. `decode` takes the text out; `patch` puts a new text back and
-leaves the bytes of every line that nobody changed as they were.
+Clones share lines that end in "\\n". What is the file's own stays with the file: its byte-order mark, the ending of
+each line, a missing final newline, blank lines at the end. `decode` takes the text out; `patch` puts a new text back
+and leaves the bytes of every line that nobody changed as they were.
 """
 
 from bisect import bisect_left

@@ -106,10 +106,10 @@ class Materialiser:
         meta = msgpack.packb(op.meta) if op.meta else None
         change = stored.change
         self.store.execute(
-            "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, lead, place, after, meta, roots)"
-            " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (doc, id, stored.author.n, change.seq, index, change.time, stored.n, op.role, op.text, op.lead, place,
-             op.after, meta, b"".join(sorted(roots)) or None),
+            "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, occurrence, lead, place, after, meta,"
+            " roots) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (doc, id, stored.author.n, change.seq, index, change.time, stored.n, op.role, op.text, op.occurrence,
+             op.lead, place, op.after, meta, b"".join(sorted(roots)) or None),
         )  # fmt: skip
 
     def _kill(self, doc: int, kills: tuple[Dot, ...]) -> list[tuple[Dot, bytes, set[bytes]]]:

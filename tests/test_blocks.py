@@ -12,10 +12,50 @@ from replica.blocks import Block, Node, block_id, order, pair, parse, render, sp
 from replica.filetext import canonical
 
 LINES = [
-    "", "", "  ", "\t", "- a", "- b", "* c", " - d", "  - e", "+", "-", "1. x", "2) y", "10. z", "# T", "## S", "###", "#tag",
-    "text", "more text", "    code", "  two", "> q", "---", "===", "***", "- - -", "```", "```py", "  ```", "~~~~", "- ```",
-    "<!-- c -->", "<!-- open", "-->", "| a | b |", "|---|", "...", "\r", "\x0c", "- 日本 🧠", "\u2028", "\u00a0",
-]  # fmt: skip
+    "",
+    "",
+    "  ",
+    "\t",
+    "- a",
+    "- b",
+    "* c",
+    " - d",
+    "  - e",
+    "+",
+    "-",
+    "1. x",
+    "2) y",
+    "10. z",
+    "# T",
+    "## S",
+    "###",
+    "#tag",
+    "text",
+    "more text",
+    "    code",
+    "  two",
+    "> q",
+    "---",
+    "===",
+    "***",
+    "- - -",
+    "```",
+    "```py",
+    "  ```",
+    "~~~~",
+    "- ```",
+    "<!-- c -->",
+    "<!-- open",
+    "-->",
+    "| a | b |",
+    "|---|",
+    "...",
+    "\r",
+    "\x0c",
+    "- 日本 🧠",
+    "\u2028",
+    "\u00a0",
+]
 markdown = st.lists(st.sampled_from(LINES), max_size=25).map("\n".join)
 any_text = st.one_of(markdown, st.text().map(lambda text: text.replace("\r\n", "\n")))
 policies = st.sampled_from(["latest", "union", "log"])
@@ -49,7 +89,21 @@ def test_blocks_that_were_parsed_together_need_no_space_between_them(text, polic
 
 # Blocks that end wherever they are put: no open fence or comment, no front matter, nothing indented at the start.
 whole = st.sampled_from(
-    ["- a", "- b\n  more", "- c\nlazy", "1. x", "7. y", "-", "# T", "## S", "para", "two\nlines", "> q", "T\n===", "```\nx\n```"]
+    [
+        "- a",
+        "- b\n  more",
+        "- c\nlazy",
+        "1. x",
+        "7. y",
+        "-",
+        "# T",
+        "## S",
+        "para",
+        "two\nlines",
+        "> q",
+        "T\n===",
+        "```\nx\n```",
+    ]
 )
 
 
@@ -65,20 +119,23 @@ def test_latest_is_one_entry_and_an_empty_file_has_none():
 
 
 def test_union_knows_structure_from_entries():
-    text = "---\na: 1\n---\n# Buffer\n\nRead me.\n\n<!-- keep\n\nthis -->\n\n- one\n- two\n  - nested\n\n  still two\nlazy\n\nA thought.\n"
+    text = "---\na: 1\n---\n# Buffer\n\nRead me.\n\n<!-- keep\n\nthis -->\n\n"
+    text += "- one\n- two\n  - nested\n\n  still two\nlazy\n\nA thought."
     assert shape(text) == [
         ("prose", "---\na: 1\n---"),
         ("heading", "# Buffer"),
         ("prose", "Read me."),
         ("prose", "<!-- keep\n\nthis -->"),
         ("entry", "- one"),
-        ("entry", "- two\n  - nested\n\n  still two\nlazy".replace("\nlazy", "\nlazy")),
+        ("entry", "- two\n  - nested\n\n  still two\nlazy"),
         ("entry", "A thought."),
     ]
 
 
 def test_paragraphs_below_a_section_heading_are_entries_one_by_one():
-    assert shape("# Decisions\n\nWhy.\n\n## Decision 1: x\n\nWe do x.\nTwo lines.\n\nSo there.\n\nDecision 2\n---\nNo.") == [
+    assert shape(
+        "# Decisions\n\nWhy.\n\n## Decision 1: x\n\nWe do x.\nTwo lines.\n\nSo there.\n\nDecision 2\n---\nNo."
+    ) == [
         ("heading", "# Decisions"),
         ("prose", "Why."),
         ("heading", "## Decision 1: x"),
@@ -131,7 +188,12 @@ def test_policy_text_has_no_blocks():
 
 
 def test_a_long_file_is_parsed_in_linear_time():
-    text = "# T\n" + "".join(f"- entry {n}\n  and more\n\n" for n in range(20_000)) + "- ```\n" * 5_000 + "x <!-- \n" * 5_000
+    text = (
+        "# T\n"
+        + "".join(f"- entry {n}\n  and more\n\n" for n in range(20_000))
+        + "- ```\n" * 5_000
+        + "x <!-- \n" * 5_000
+    )
     started = time.perf_counter()
     assert len(parse(text, "union")) > 25_000
     assert time.perf_counter() - started < 3
@@ -155,14 +217,14 @@ def test_the_same_line_twice_has_two_ids_and_another_block_between_does_not_matt
 
 
 def test_ids_stay_as_they_are_in_stores_that_exist():
-    assert block_id("entry", "- lesson é", 0).hex() == "GOLDEN"
+    assert block_id("entry", "- lesson é", 0).hex() == "9867941af95ae707a92abe3d8b9d5455"
 
 
 @given(st.tuples(st.sampled_from(["entry", "heading"]), st.text(), st.integers(0, 12)), st.data())
 def test_ids_tell_role_text_and_occurrence_apart(one, data):
     role, text, occurrence = one
-    assert len({block_id(role, text, occurrence), block_id(role, text, occurrence + 1), block_id(role, f"1\0{text}", occurrence),
-                block_id("prose", text, occurrence)}) == 4  # fmt: skip
+    others = {block_id(role, text, occurrence + 1), block_id("prose", text, occurrence)}
+    assert len({block_id(role, text, occurrence), block_id(role, f"1\0{text}", occurrence)} | others) == 4
 
 
 # --- order
@@ -214,7 +276,12 @@ def test_twenty_thousand_nodes_in_one_chain_or_behind_one_anchor_are_placed_quic
 # --- pair
 
 few_blocks = st.lists(
-    st.builds(Block, st.sampled_from(["entry", "heading"]), st.sampled_from(["- a", "- ab", "- abc", "- other", "# x"]), st.just("")),
+    st.builds(
+        Block,
+        st.sampled_from(["entry", "heading"]),
+        st.sampled_from(["- a", "- ab", "- abc", "- other", "# x"]),
+        st.just(""),
+    ),
     max_size=10,
 )
 
@@ -248,7 +315,9 @@ def entries(*texts):
 
 def test_an_edited_entry_is_replaced_by_what_it_became():
     base = entries("- keep", "- the store is locked by another process", "- keys rotate weekly", "- end")
-    new = entries("- keep", "- wholly new", "- keys rotate each week", "- the store was locked by another process", "- end")
+    new = entries(
+        "- keep", "- wholly new", "- keys rotate each week", "- the store was locked by another process", "- end"
+    )
     edits = pair(base, new)
     assert edits.replaced == [(1, 3), (2, 2)]
     assert (edits.removed, edits.added) == ([], [1])

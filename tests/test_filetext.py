@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from replica.filetext import FileText, Style, ascending, canonical, decode, match, patch
 
 # Line endings of every kind, blank lines, a mark in the middle, scripts: what makes bytes hard to keep.
-raw_text = st.lists(st.sampled_from(["\n", "\r\n", "\r", "a", "b", "# é", "  ", "\t", "\ufeff", "日本", "🧠", "- x"])).map("".join)
+raw_text = st.lists(
+    st.sampled_from(["\n", "\r\n", "\r", "a", "b", "# é", "  ", "\t", "\ufeff", "日本", "🧠", "- x"])
+).map("".join)
 any_text = st.one_of(raw_text, st.text())
 clean_text = any_text.map(lambda text: text.replace("\r\n", "\n"))
 

@@ -1,0 +1,582 @@
+"""Keeps files and documents one: saved files become changes, others' changes become files.
+
+`run` is the whole of it, and safe to call at any time from any process: look at the folder, take in what people saved,
+then write what the log has brought. The base of every comparison is what we last wrote to the file
+(table `files`); a file that changed meanwhile is taken in before it is written.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from replica import filetext, folder, guard, intake, paths
+from replica.blocks import block_id, parse, with_ids
+from replica.clone import CONFIG, FOLDER, Clone
+from replica.documents import Document
+from replica.errors import ConfigError, DiskFull, DocumentNotFound, StoreError, UnsafePath
+
+# A file that is gone, or suddenly empty, is looked at again after this many milliseconds before it is believed: editors
+# save by delete-then-create and by truncate-then-write.
+SECOND_LOOK = 300
+DUE = {"daily": 86_400_000, "weekly": 7 * 86_400_000}  # milliseconds
+
+
+@dataclass
+class Report:
+    """What one run did, by document path."""
+
+    taken: list[str] = field(default_factory=list)  # file -> document
+    written: list[str] = field(default_factory=list)  # document -> file
+    deleted: list[str] = field(default_factory=list)  # a file went, and with it the document
+    removed: list[str] = field(default_factory=list)  # a document went, and with it the file
+    held: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    look_again: bool = False  # something is to be believed at a second look only
+
+    @property
+    def quiet(self) -> bool:
+        return not (self.taken or self.written or self.deleted or self.removed)
+
+
+class Row(NamedTuple):
+    """What is remembered of a file."""
+
+    path: str
+    policy: str
+    base: bytes
+    canonical: str
+    ids: bytes
+    change: int
+    stamp: str | None
+    missing: int | None  # since when it is gone, milliseconds since 1970
+    intent: bytes | None
+
+    @property
+    def id_list(self) -> list[bytes]:
+        return [self.ids[at : at + 16] for at in range(0, len(self.ids), 16)]
+
+
+class Bridge:
+    """The bridge of one clone. `now_ms` is the wall clock in milliseconds."""
+
+    def __init__(self, clone: Clone, now_ms=None):
+        self.clone, self.store, self.root = clone, clone.store, clone.root
+        self.now_ms = now_ms or (lambda: int(time.time() * 1000))
+
+    # --- the whole
+
+    def run(self, *, every: bool = False, force: Iterable[str] = (), wait: bool = False) -> Report:
+        """Take files in, then write files.
+
+        `every`: documents of every cadence, not only those that are due. `force`: paths whose hold is lifted.
+        `wait`: take the second look at missing files at once, instead of asking to be called again.
+        """
+        self._check_root()
+        report = self._once(every, set(force))
+        if wait and report.look_again:
+            time.sleep(SECOND_LOOK / 1000)
+            again = self._once(every, set(force))
+            for name in ("taken", "written", "deleted", "removed"):
+                setattr(again, name, getattr(report, name) + getattr(again, name))
+            return again
+        return report
+
+    def _once(self, every: bool, force: set[str]) -> Report:
+        report = Report()
+        due = self._due(every)
+        self._take_config(report, force)
+        found = self._look()
+        rows = {row.path: row for row in self._rows()}
+        switched = self._switched()
+        for path, file in found.files.items():
+            if path != CONFIG and self._is_due(path, due):
+                self._visit(path, file, rows.get(path), switched, path in force, report)
+        self._missing(rows, found, due, force, report)
+        report.skipped.update(found.skipped)
+        self._write_all(due, found, report)
+        self._remember(report, due)
+        return report
+
+    def _check_root(self) -> None:
+        if not (self.root / FOLDER).is_dir():
+            raise StoreError(f"{self.root} is gone or not mounted", hint="bring the folder back; nothing was changed")
+
+    def _look(self) -> folder.Found:
+        config = self.clone.config
+        return folder.look(self.root, lambda path: self.clone.rule(path) is not None, config.excluded)
+
+    def _rows(self) -> list[Row]:
+        return [
+            Row(*row) for row in self.store.rows(
+                "SELECT path, policy, base, canonical, ids, change, stamp, missing, intent FROM files"
+            )
+        ]  # fmt: skip
+
+    def row(self, path: str) -> Row | None:
+        found = self.store.row(
+            "SELECT path, policy, base, canonical, ids, change, stamp, missing, intent FROM files WHERE path=?", (path,)
+        )
+        return Row(*found) if found else None
+
+    # --- when
+
+    def _due(self, every: bool) -> set[str]:
+        if every:
+            return {"live", "session", "daily", "weekly"}
+        due = {"live"}
+        for cadence, period in DUE.items():
+            if self.now_ms() - (self.store.meta(f"met:{cadence}") or 0) >= period:
+                due.add(cadence)
+        return due
+
+    def _is_due(self, path: str, due: set[str]) -> bool:
+        rule = self.clone.rule(path)
+        return rule is not None and rule.cadence in due
+
+    def _switched(self) -> bool:
+        """Whether git has another branch checked out than when we last looked."""
+        head, known = folder.git_head(self.root), self.store.meta("git_head")
+        self._head = head
+        return known is not None and head != known
+
+    def _remember(self, report: Report, due: set[str]) -> None:
+        with self.clone.transaction():
+            if self.store.meta("git_head") != self._head and not report.held:
+                self.store.set_meta("git_head", self._head)
+            if report.look_again:
+                return
+            for cadence in DUE.keys() & due:
+                self.store.set_meta(f"met:{cadence}", self.now_ms())
+            known = dict(self.store.rows("SELECT path, reason FROM skipped"))
+            if known != report.skipped:
+                self.store.execute("DELETE FROM skipped")
+                self.store.many("INSERT INTO skipped VALUES(?,?)", list(report.skipped.items()))
+
+    # --- replica.toml
+
+    def _take_config(self, report: Report, force: set[str]) -> None:
+        """Take in our own replica.toml if it is valid, then follow the document, whoever changed it."""
+        from replica import config
+
+        file = self.root / CONFIG
+        row = self.row(CONFIG)
+        if file.is_file() and not file.is_symlink():
+            try:
+                data = file.read_bytes()
+                config.load(filetext.decode(data).text)
+            except (ConfigError, ValueError) as error:
+                report.skipped[CONFIG] = str(error)
+            except OSError as error:
+                report.skipped[CONFIG] = f"cannot be read: {error.strerror}"
+            else:
+                self._visit(CONFIG, file, row, False, True, report)
+        self.follow_config()
+
+    def follow_config(self) -> str | None:
+        """Put the replicated replica.toml in force; return why not, if it is not valid."""
+        from replica import config
+
+        document = self.clone.documents.find(CONFIG, "latest")
+        if not document.alive:
+            return None
+        text = self.clone.documents.text(document)
+        if text == self.store.meta("config"):
+            return None
+        try:
+            config.load(text)
+        except ConfigError as error:
+            return str(error)
+        with self.clone.transaction():
+            self.store.set_meta("config", text)
+        return None
+
+    # --- file -> document
+
+    def _visit(self, path: str, file: Path, row: Row | None, switched: bool, force: bool, report: Report) -> None:
+        try:
+            info = file.stat()
+            rule = self.clone.rule(path)
+            same_policy = row is not None and row.policy == rule.policy
+            if same_policy and row.stamp == folder.stamp(info) and row.missing is None and not force:
+                self._still_held(path, report)
+                return
+            limit = self.clone.config.limits.document
+            if info.st_size > limit:
+                report.skipped[path] = f"{info.st_size:,} bytes are over the limit of {limit:,} (limits.document)"
+                return
+            data = file.read_bytes()
+        except OSError as error:
+            report.skipped[path] = f"cannot be read: {error.strerror}"
+            return
+        try:
+            text = filetext.decode(data).text
+        except ValueError as error:
+            report.skipped[path] = f"not UTF-8 text: {error}"
+            return
+        if row is not None and not same_policy:
+            self._leave(row)
+            row = None
+        self.take(path, data, text, folder.stamp(info), row, switched, force, report)
+
+    def _leave(self, row: Row) -> None:
+        """The policy of a path changed: its content moves on to a document of the new one."""
+        with self.clone.transaction():
+            self.clone.delete(self.clone.documents.find(row.path, row.policy))
+            self.store.execute("DELETE FROM files WHERE path=?", (row.path,))
+
+    def take(
+        self, path: str, data: bytes, text: str, stamp: str, row: Row | None, switched: bool, force: bool, report: Report
+    ) -> None:
+        """Make the document what the file says, as far as the person changed it."""
+        if row is not None and row.intent is not None:
+            row = self._finish(row, data, stamp)
+        if row is not None and data == row.base:
+            self._release(path)
+            self.store.execute("UPDATE files SET stamp=?, missing=NULL WHERE path=?", (stamp, path))
+            return
+        if row is not None and not force and self._wiped(row, text) and not self._second_look(row):
+            report.look_again = True
+            return
+        with self.clone.transaction():
+            rule = self.clone.rule(path)
+            taken = self._take_text if rule.policy == "text" else self._take_entries
+            hold = taken(path, text, row, rule, switched, force)
+            if hold is not None:
+                self._hold(path, hold)
+                report.held[path] = hold.what
+                return
+            self._set_base(path, rule.policy, data, text, stamp)
+            self._release(path)
+        report.taken.append(path)
+
+    def _wiped(self, row: Row, text: str) -> bool:
+        return bool(row.canonical.strip()) and not text.strip()
+
+    def _second_look(self, row: Row) -> bool:
+        """Whether what we see was so some time ago as well; else remember that it is so now."""
+        if row.missing is not None and self.now_ms() - row.missing >= SECOND_LOOK:
+            return True
+        if row.missing is None:
+            self.store.execute("UPDATE files SET missing=? WHERE path=?", (self.now_ms(), row.path))
+        return False
+
+    def _take_text(self, path: str, text: str, row: Row | None, rule, switched: bool, force: bool) -> guard.Hold | None:
+        from replica import textdiff
+
+        document = self.clone.documents.find(path, "text")
+        doc = document.private if rule.level == 0 else document.shared
+        current = self.clone.documents.raw_text(doc)
+        if row is None:
+            new = textdiff.merge_additive(current, text) if document.alive and current != text else text
+            if not document.alive or new != current:
+                self.clone.edit_text(path, new=new, level=rule.level)
+            return None
+        if text == current:
+            return None
+        ops = textdiff.diff(row.canonical, text)
+        gone = sum(row.canonical.count("\n", start, end) for start, end, _ in ops) - sum(new.count("\n") for *_, new in ops)
+        hold = self._judge(path, gone, row.canonical.count("\n"), "lines", switched, gone > 0)
+        if hold is not None and not force:
+            return hold
+        if not document.alive:
+            # It was deleted elsewhere while it was edited here: the edit brings it back.
+            self.clone.edit_text(path, new=text, level=rule.level)
+        else:
+            self.clone.edit_text(path, textdiff.rebase(ops, row.canonical, current), level=rule.level)
+        return None
+
+    def _take_entries(
+        self, path: str, text: str, row: Row | None, rule, switched: bool, force: bool
+    ) -> guard.Hold | None:
+        document = self.clone.documents.find(path, rule.policy)
+        documents = self.clone.documents
+        live = documents.versions(document) if rule.policy == "latest" else documents.entries(document)
+        known = {
+            id for (id,) in self.store.rows(
+                "SELECT DISTINCT id FROM adds WHERE doc IN (?,?)", (document.shared, document.private)
+            )
+        }  # fmt: skip
+        if row is None:
+            ops = intake.first_sight(text, rule.policy, live, known, rule.level)
+            if not ops and not document.alive:
+                self._exist(path, rule)
+        else:
+            base = parse(row.canonical, rule.policy)
+            saved = intake.save(base, row.id_list, text, rule.policy, live, known, row.change, rule.level)
+            before = sum(block.role == "entry" for block in base)
+            hold = guard.judge_past(rule.policy, saved.past)
+            if rule.policy != "latest":
+                hold = hold or self._judge(path, saved.removed, before, "entries", switched, saved.removed > 0)
+            if hold is not None and not force:
+                return hold
+            ops = saved.ops
+        if ops:
+            self.clone.edit_entries(path, rule.policy, ops)
+        return None
+
+    def _exist(self, path: str, rule) -> None:
+        """An empty file is a document without entries: one that comes and goes makes it known."""
+        from replica.changes import Add, Dot, Remove
+
+        with self.clone.transaction():
+            op = Add("prose", "", 1, "", None, (), {})
+            written = self.clone.edit_entries(path, rule.policy, [(rule.level, op)])[0]
+            dot = Dot(written.change.author, written.change.seq, 0)
+            self.clone.edit_entries(path, rule.policy, [(rule.level, Remove((dot,)))])
+
+    def _judge(self, path: str, gone: int, before: int, what: str, switched: bool, removes: bool) -> guard.Hold | None:
+        if path == CONFIG:
+            return None
+        limits = self.clone.config.guard
+        return guard.judge_branch(switched, removes) or guard.judge_removal(gone, before, limits, what)
+
+    # --- files that are gone
+
+    def _missing(self, rows: dict[str, Row], found: folder.Found, due: set[str], force: set[str], report: Report) -> None:
+        for row in rows.values():
+            if row.stamp is None and row.path not in found.files:
+                self._forget(row.path)  # we meant to write it and did not get that far
+        tracked = [row for row in rows.values() if row.stamp is not None and self._is_due(row.path, due)]
+        gone = [row for row in tracked if row.path not in found.files and not self._hidden(row.path, found)]
+        limits = self.clone.config.guard
+        hold = guard.judge_vanished(len(gone), len(tracked), limits)
+        for row in gone:
+            if hold is not None and row.path not in force:
+                with self.clone.transaction():
+                    self._hold(row.path, hold)
+                report.held[row.path] = hold.what
+            elif row.path in force or self._second_look(row):
+                self._deleted(row, report)
+            else:
+                report.look_again = True
+
+    def _hidden(self, path: str, found: folder.Found) -> bool:
+        """Whether we merely cannot see the file: it, or a folder on the way, was passed over."""
+        return any(path == skipped or path.startswith(skipped + "/") for skipped in found.skipped)
+
+    def _deleted(self, row: Row, report: Report) -> None:
+        """A person deleted the file: the document goes, unless others changed it since we wrote it."""
+        with self.clone.transaction():
+            document = self.clone.documents.find(row.path, row.policy)
+            news = document.alive and self._last_change(document) > row.change
+            self._forget(row.path)
+            if document.alive and not news:
+                self.clone.delete(document)
+                report.deleted.append(row.path)
+
+    # --- document -> file
+
+    def _write_all(self, due: set[str], found: folder.Found, report: Report) -> None:
+        self.clone.log.refresh()
+        held = {path for (path,) in self.store.rows("SELECT path FROM held")}
+        rows = {row.path: row for row in self._rows()}
+        claimed = {paths.clash_key(path): path for path in rows}
+        alive = self.clone.documents.latest_changes()
+        for (path, policy), last in alive.items():
+            rule = self.clone.rule(path)
+            if rule is None or rule.policy != policy or path in held or path in report.skipped:
+                continue
+            row = rows.get(path)
+            if rule.cadence not in due or (row is not None and row.missing is not None):
+                continue
+            if row is not None and row.change >= last and row.intent is None:
+                continue
+            if claimed.setdefault(paths.clash_key(path), path) != path:
+                report.skipped[path] = f"its name differs from {claimed[paths.clash_key(path)]} in case only"
+                continue
+            self._write(path, policy, row, report)
+        for row in rows.values():
+            if (row.path, row.policy) not in alive and row.path not in held and row.missing is None:
+                self._remove(row, report)
+
+    def _write(self, path: str, policy: str, row: Row | None, report: Report) -> None:
+        try:
+            target = paths.resolve(self.root, paths.normal(path))
+            if target.is_dir():
+                report.skipped[path] = "a folder stands where a document should be"
+                return
+            old = target.read_bytes() if target.exists() else None
+            if old is not None and (row is None or old != row.base):
+                # Somebody saved it since we looked: theirs first, then ours.
+                self._visit(path, target, row, False, False, report)
+                row = self.row(path)
+                if row is None or path in report.held or path in report.skipped or row.base != target.read_bytes():
+                    report.look_again = True
+                    return
+                old = row.base
+            document = self.clone.documents.find(path, policy)
+            canonical, ids = self._content(document)
+            data = filetext.patch(old, row.canonical if row and old is not None else "", canonical, exact=policy == "text")
+            if data == old:
+                self._set_base(path, policy, data, canonical, folder.stamp(target.stat()), ids)
+                return
+            self._intend(path, policy, data, row)
+            stamp = folder.write(self.root, path, data)
+            self._set_base(path, policy, data, canonical, stamp, ids)
+            report.written.append(path)
+        except UnsafePath as error:
+            report.skipped[path] = str(error)
+        except DiskFull:
+            raise
+        except OSError as error:
+            report.skipped[path] = f"cannot be written: {error.strerror}"
+
+    def _remove(self, row: Row, report: Report) -> None:
+        """The document was deleted elsewhere: the file goes, unless it was changed meanwhile."""
+        try:
+            target = paths.resolve(self.root, row.path)
+            if target.is_file() and target.read_bytes() != row.base:
+                self._visit(row.path, target, row, False, False, report)
+                return
+            folder.remove(self.root, row.path)
+        except (UnsafePath, OSError) as error:
+            report.skipped[row.path] = f"cannot be deleted: {error}"
+            return
+        self._forget(row.path)
+        report.removed.append(row.path)
+
+    def _content(self, document: Document) -> tuple[str, bytes]:
+        """A document's canonical text and the entry ids of its blocks, as `parse` will find them in it."""
+        if document.policy == "text":
+            return self.clone.documents.text(document), b""
+        entries = self.clone.documents.entries(document)
+        text = self.clone.documents.text(document)
+        blocks = parse(text, document.policy)
+        if [b.text for b in blocks] == [e.text for e in entries]:
+            return text, b"".join(entry.id for entry in entries)
+        by_content = {block_id(e.role, e.text, e.occurrence): e.id for e in entries}
+        return text, b"".join(by_content.get(id, intake.UNKNOWN) for id, _ in with_ids(blocks))
+
+    # --- what is remembered
+
+    def _last_change(self, document: Document) -> int:
+        return self.store.value(
+            "SELECT max(n) FROM changes WHERE doc IN (?,?)", (document.shared, document.private)
+        ) or 0
+
+    def _set_base(
+        self, path: str, policy: str, data: bytes, text: str, stamp: str, ids: bytes | None = None
+    ) -> None:
+        """Remember that the file holds `data`, and that this is the document as of now.
+
+        After an intake (`ids` is None) the document may hold more than the file: then it is older than the document's
+        last change, and will be written.
+        """
+        with self.clone.transaction():
+            document = self.clone.documents.find(path, policy)
+            last = self._last_change(document)
+            if ids is None:
+                canonical = text if policy == "text" else filetext.canonical(text)
+                now, ids = self._content(document)
+                if now != canonical:
+                    ids = self._ids_for(canonical, policy, document)
+                    self._put(path, policy, data, canonical, ids, last, stamp, b"behind")
+                    return
+                text = canonical
+            self._put(path, policy, data, text, ids, last, stamp, None)
+
+    def _ids_for(self, canonical: str, policy: str, document: Document) -> bytes:
+        """Which entries the blocks of a file are, when the document holds others beside them."""
+        if policy == "text":
+            return b""
+        entries = self.clone.documents.versions(document)
+        groups = intake.grouped(sorted(entries, key=lambda entry: entry.key))
+        ids = []
+        for block in parse(canonical, policy):
+            twins = groups.get((block.role, block.text))
+            ids.append(twins.pop(0).id if twins else intake.UNKNOWN)
+        return b"".join(ids)
+
+    def _put(self, path, policy, data, canonical, ids, change, stamp, intent) -> None:
+        self.store.execute(
+            "INSERT OR REPLACE INTO files(path, policy, base, canonical, ids, change, stamp, missing, intent)"
+            " VALUES(?,?,?,?,?,?,?,NULL,?)",
+            (path, policy, data, canonical, ids, change, stamp, intent),
+        )
+
+    def _intend(self, path: str, policy: str, data: bytes, row: Row | None) -> None:
+        """Durably say what the file will hold, before it does."""
+        with self.clone.transaction():
+            if row is None:
+                self._put(path, policy, b"", "", b"", 0, None, data)
+            else:
+                self.store.execute("UPDATE files SET intent=? WHERE path=?", (data, path))
+
+    def _finish(self, row: Row, data: bytes, stamp: str) -> Row | None:
+        """After a crash: a file that holds what we were about to write was written by us."""
+        if row.intent == data:
+            text = filetext.decode(data).text
+            canonical = text if row.policy == "text" else filetext.canonical(text)
+            document = self.clone.documents.find(row.path, row.policy)
+            with self.clone.transaction():
+                ids = self._ids_for(canonical, row.policy, document)
+                self._put(row.path, row.policy, data, canonical, ids, self._last_change(document), stamp, b"behind")
+        elif row.intent != b"behind" and row.stamp is None:
+            self._forget(row.path)
+        return self.row(row.path)
+
+    def _forget(self, path: str) -> None:
+        with self.clone.transaction():
+            self.store.execute("DELETE FROM files WHERE path=?", (path,))
+            self._release(path)
+
+    # --- what is held
+
+    def _hold(self, path: str, hold: guard.Hold) -> None:
+        self.store.execute(
+            "INSERT INTO held VALUES(?,?,?,?) ON CONFLICT(path) DO UPDATE SET reason=excluded.reason, what=excluded.what",
+            (path, hold.reason, hold.what, self.now_ms()),
+        )
+
+    def _release(self, path: str) -> None:
+        if self.store.value("SELECT 1 FROM held WHERE path=?", (path,)):
+            self.store.execute("DELETE FROM held WHERE path=?", (path,))
+
+    def _still_held(self, path: str, report: Report) -> None:
+        what = self.store.value("SELECT what FROM held WHERE path=?", (path,))
+        if what is not None:
+            self._release(path)
+
+    def held(self) -> list[dict]:
+        """What waits for `accept` or `reject`: path, reason, what, since (milliseconds since 1970)."""
+        rows = self.store.rows("SELECT path, reason, what, since FROM held ORDER BY path")
+        return [dict(zip(("path", "reason", "what", "since"), row, strict=True)) for row in rows]
+
+    def accept(self, chosen: list[str]) -> Report:
+        """Let through what is held: what the files say becomes the documents."""
+        with self.clone.transaction():
+            self.store.set_meta("git_head", folder.git_head(self.root))
+        return self.run(every=True, force=self._chosen(chosen), wait=True)
+
+    def reject(self, chosen: list[str]) -> list[str]:
+        """Undo what is held: the files become the documents again. What they held is kept beside the store."""
+        done = []
+        for path in sorted(self._chosen(chosen)):
+            target = paths.resolve(self.root, path)
+            row = self.row(path)
+            if target.is_file():
+                self._set_aside(path, target.read_bytes())
+            if row is not None:
+                stamp = folder.write(self.root, path, row.base)
+                with self.clone.transaction():
+                    self.store.execute("UPDATE files SET stamp=?, missing=NULL WHERE path=?", (stamp, path))
+            with self.clone.transaction():
+                self._release(path)
+                self.store.set_meta("git_head", folder.git_head(self.root))
+            done.append(path)
+        self.run(every=True)
+        return done
+
+    def _set_aside(self, path: str, data: bytes) -> None:
+        kept = self.root / FOLDER / "rejected"
+        kept.mkdir(exist_ok=True)
+        (kept / f"{self.now_ms()}-{path.replace('/', '-')}").write_bytes(data)
+
+    def _chosen(self, chosen: list[str]) -> set[str]:
+        held = {row["path"] for row in self.held()}
+        for path in chosen:
+            if path not in held:
+                raise DocumentNotFound(f"{path!r} is not held back", hint="see what is held with `replica status`")
+        return set(chosen) or held

@@ -1,0 +1,137 @@
+"""The clone's folder as the bridge sees it: which files there are, what they hold, and safe writing."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from replica import paths
+from replica.clone import FOLDER, unwritable
+from replica.errors import DiskFull, UnsafePath
+
+TEMPORARY = ".replica-new-"  # our own half-written files, beside the one they become
+
+
+class Found(NamedTuple):
+    """A look at the folder: document paths with their files, and what was passed over with the reason."""
+
+    files: dict[str, Path]
+    skipped: dict[str, str]
+
+
+def look(root: Path, is_document, excluded) -> Found:
+    """Every file below `root` that is a document.
+
+    `is_document(path)` and `excluded(path)` judge normalised relative paths; links are never followed.
+    """
+    found = Found({}, {})
+    claimed: dict[str, str] = {}
+    for folder, names, files in os.walk(root, onerror=lambda error: _unreadable(root, error, found)):
+        relative = Path(folder).relative_to(root)
+        names[:] = sorted(n for n in names if _enter(relative, n, Path(folder), excluded, is_document, found))
+        for name in sorted(files):
+            if not name.startswith(TEMPORARY):
+                _consider(relative, name, Path(folder), is_document, excluded, found, claimed)
+    return found
+
+
+def _unreadable(root: Path, error: OSError, found: Found) -> None:
+    if error.filename:
+        found.skipped[os.path.relpath(error.filename, root)] = f"the folder cannot be read: {error.strerror}"
+
+
+def _enter(relative: Path, name: str, folder: Path, excluded, is_document, found: Found) -> bool:
+    if relative == Path(".") and name == FOLDER or name.casefold() == ".git":
+        return False
+    path = (relative / name).as_posix()
+    if (folder / name).is_symlink():
+        return False
+    if is_document(path):
+        found.skipped[path] = "a folder stands where a document should be"
+    # A clone inside a clone has its own workspace.
+    return not excluded(path) and not excluded(path + "/") and not (folder / name / FOLDER).is_dir()
+
+
+def _consider(relative: Path, name: str, folder: Path, is_document, excluded, found: Found, claimed) -> None:
+    raw = (relative / name).as_posix()
+    try:
+        raw.encode()
+        path = paths.normal(raw)
+    except UnsafePath as error:
+        if is_document(raw):
+            found.skipped[raw] = str(error)
+        return
+    except UnicodeEncodeError:
+        found.skipped[raw.encode(errors="replace").decode()] = "its name is not UTF-8"
+        return
+    if excluded(path) or not is_document(path):
+        return
+    file = folder / name
+    if file.is_symlink():
+        found.skipped[path] = "a link; links are not followed"
+    elif not file.is_file():
+        found.skipped[path] = "not a regular file"
+    elif (other := claimed.setdefault(paths.clash_key(path), path)) != path:
+        found.skipped[path] = f"its name differs from {other} in case only"
+    else:
+        found.files[path] = file
+
+
+def stamp(info: os.stat_result) -> str:
+    """Tells whether a file may have changed: inode, size, time of change. Equal content decides, not this."""
+    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+
+
+def write(root: Path, path: str, data: bytes) -> str:
+    """Replace a file in one step and return its stamp; folders are made as needed, links never followed.
+
+    Raises:
+        UnsafePath: the path leads out of the folder.
+        OSError: as it comes; the file is as it was.
+    """
+    target = paths.resolve(root, path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}"[:200])
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
+            info = beside.stat()
+            os.replace(beside, target)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"the disk of {root} is full; {path} was not written") from None
+        raise
+    return stamp(info)
+
+
+def remove(root: Path, path: str) -> None:
+    """Delete a file, and the folders that are empty without it."""
+    target = paths.resolve(root, path)
+    try:
+        target.unlink(missing_ok=True)
+        for folder in target.relative_to(root).parents:
+            if folder != Path("."):
+                (root / folder).rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
+            raise unwritable(root, error) from None
+
+
+def git_head(root: Path) -> str | None:
+    """What git has checked out in this folder or above it, or None."""
+    for folder in (root, *root.parents):
+        try:
+            return (folder / ".git" / "HEAD").read_text("utf-8", "replace")[:200]
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,43 @@
+"""What looks like an accident is held back: many entries gone at once, files vanished, a past rewritten.
+
+Pure judgements; replica/bridge.py asks them and keeps what is held.
+"""
+
+from typing import NamedTuple
+
+from replica.config import Guard
+
+
+class Hold(NamedTuple):
+    """Why a file waits for `replica accept` or `replica reject`."""
+
+    reason: str  # one word, for scripts: removal, vanished, past, branch
+    what: str  # one sentence, for people
+
+
+def judge_removal(gone: int, before: int, limits: Guard, what: str) -> Hold | None:
+    """Whether losing `gone` of `before` entries or lines in one save looks like an accident."""
+    if gone > limits.entries and gone > before * limits.share:
+        return Hold("removal", f"{gone} of {before} {what} are gone at once")
+    return None
+
+
+def judge_vanished(gone: int, before: int, limits: Guard) -> Hold | None:
+    """Whether `gone` of `before` files missing at once looks like an accident."""
+    if gone > limits.files or (gone > 1 and gone >= before):
+        return Hold("vanished", f"{gone} of {before} files are gone at once")
+    return None
+
+
+def judge_past(policy: str, past: bool) -> Hold | None:
+    """A log only grows."""
+    if policy == "log" and past:
+        return Hold("past", "lines of a log were changed or removed; a log only grows")
+    return None
+
+
+def judge_branch(switched: bool, removes: bool) -> Hold | None:
+    """Entries that go together with a switch of git branches were not removed by a person."""
+    if switched and removes:
+        return Hold("branch", "entries are gone since git switched to another branch")
+    return None

@@ -1,0 +1,184 @@
+"""From a saved file to operations: what a person changed since we last wrote the file, and nothing else.
+
+Pure: blocks and texts in, operations out. The base is always what *we last wrote there*, never
+the document as it is now; others' changes since then are not ours to undo.
+"""
+
+from typing import NamedTuple
+
+from replica.blocks import Block, block_id, pair, parse
+from replica.changes import Add, Dot, Remove
+from replica.documents import Entry
+from replica.filetext import ascending
+from replica.materialise import place_of
+
+Levelled = tuple[int, Add | Remove]  # the level that the operation is written at
+
+UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
+
+
+class Save(NamedTuple):
+    """What one save of a file did to a document of entries."""
+
+    ops: list[Levelled]
+    removed: int  # entries that are gone
+    past: bool  # something that was there was edited, removed or moved
+
+
+def first_sight(text: str, policy: str, live: list[Entry], known: set[bytes], level: int) -> list[Levelled]:
+    """A file that we never wrote: what of it the document lacks is added; nothing is taken away."""
+    names = _Names(known, grouped(live))
+    ops: list[Levelled] = []
+    after = None
+    for block in parse(text, policy):
+        same = names.live_twin(block)
+        if same is not None:
+            after = after if same.private and level else same.place
+            continue
+        occurrence = names.free(block)
+        ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
+        after = block_id(block.role, block.text, occurrence)
+    return ops
+
+
+def save(
+    base: list[Block], base_ids: list[bytes], text: str, policy: str, live: list[Entry], known: set[bytes],
+    seen: int, level: int,
+) -> Save:  # fmt: skip
+    """A file that we last wrote as `base`, whose blocks were the entries `base_ids`, and that now holds `text`.
+
+    `live` are the entries of the document now, `known` the ids of all it ever had, `seen` the row of the log up to
+    which `base` showed the document: only what was seen is taken away.
+    """
+    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level).result()
+
+
+class _Saving:
+    def __init__(self, base, base_ids, new: list[Block], live: list[Entry], known: set[bytes], seen: int, level: int):
+        self.base, self.base_ids, self.new, self.seen, self.level = base, base_ids, new, seen, level
+        self.by_id = {entry.id: entry for entry in live}
+        self.edits = pair(base, new)
+        in_base = set(base_ids)
+        arrived = [entry for entry in live if entry.id not in in_base]
+        # A line that others added meanwhile and that stands in the file too is that same line.
+        self.names = _Names(known, grouped(arrived))
+        self.kept = {j: i for i, j in self.edits.kept}
+        self.replaced = {j: i for i, j in self.edits.replaced}
+        still = {i for i, _ in ascending(sorted(self.edits.kept))}
+        self.moved = {j for i, j in self.edits.kept if i not in still}
+        self.ops: list[Levelled] = []
+        self.past = bool(self.edits.removed or self.edits.replaced or self.moved)
+
+    def result(self) -> Save:
+        private_gaps = self._private_gaps()
+        any_after: bytes | None = None
+        shared_after: bytes | None = None  # what others may hear of: never the place of a level-0 entry
+        gap = -1
+        for j, block in enumerate(self.new):
+            if j in self.kept:
+                place, private = self._keep(j, block, any_after, shared_after)
+                gap = j
+            elif j in self.replaced:
+                place, private = self._replace(self.replaced[j], block)
+                gap = j
+            else:
+                place, private = self._add(block, any_after, shared_after, gap in private_gaps)
+            if place is not None:
+                any_after = place
+                if not private:
+                    shared_after = place
+        removed = self._remove()
+        return Save(self.ops, removed, self.past)
+
+    def _entry(self, i: int) -> Entry | None:
+        return self.by_id.get(self.base_ids[i])
+
+    def _seen(self, entry: Entry) -> tuple[Dot, ...]:
+        return tuple(dot for dot, row in zip(entry.dots, entry.rows, strict=True) if row <= self.seen)
+
+    def _keep(self, j: int, block: Block, any_after, shared_after) -> tuple[bytes | None, bool]:
+        entry = self._entry(self.kept[j])
+        if entry is None:
+            return None, False
+        lead_changed = self.base[self.kept[j]].lead != block.lead
+        kills = self._seen(entry)
+        if (j not in self.moved and not lead_changed) or not kills:
+            return entry.place, entry.private
+        after = (any_after if entry.private else shared_after) if j in self.moved else entry.place
+        lead = block.lead if lead_changed else entry.lead
+        self._write(entry, Add(entry.role, entry.text, entry.occurrence, lead, after, kills, entry.meta))
+        return place_of(entry.id, list(kills)), entry.private
+
+    def _replace(self, i: int, block: Block) -> tuple[bytes | None, bool]:
+        entry = self._entry(i)
+        kills = self._seen(entry) if entry is not None else ()
+        if entry is None or not kills:
+            # It went meanwhile; the edit of it is kept as an entry of its own.
+            return self._add(block, None, None, False)
+        twin = self.names.live_twin(block)
+        if twin is not None:
+            self._write(entry, Remove(kills))
+            return twin.place, twin.private
+        occurrence = self.names.free(block)
+        self._write(entry, Add(block.role, block.text, occurrence, block.lead, entry.place, kills, entry.meta))
+        return block_id(block.role, block.text, occurrence), entry.private
+
+    def _add(self, block: Block, any_after, shared_after, beside_private: bool) -> tuple[bytes, bool]:
+        twin = self.names.live_twin(block)
+        if twin is not None:
+            return twin.place, twin.private
+        occurrence = self.names.free(block)
+        # Where level-0 entries went from, what came in their place may be the same in other words: it stays here.
+        level = 0 if beside_private else self.level
+        after = any_after if level == 0 else shared_after
+        self.ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
+        return block_id(block.role, block.text, occurrence), level == 0
+
+    def _remove(self) -> int:
+        count = 0
+        for i in self.edits.removed:
+            entry = self._entry(i)
+            kills = self._seen(entry) if entry is not None else ()
+            if entry is not None and kills:
+                self._write(entry, Remove(kills))
+                count += self.base[i].role == "entry"
+        return count
+
+    def _write(self, entry: Entry, op: Add | Remove) -> None:
+        self.ops.append((0 if entry.private else max(self.level, 1), op))
+
+    def _private_gaps(self) -> set[int]:
+        """Behind which new blocks level-0 entries stood that are gone."""
+        gaps, last = set(), -1
+        stays = {i: j for j, i in (*self.kept.items(), *self.replaced.items())}
+        for i in range(len(self.base)):
+            if i in stays:
+                last = stays[i]
+            elif (entry := self._entry(i)) is not None and entry.private:
+                gaps.add(last)
+        return gaps
+
+
+class _Names:
+    """Gives each new block an occurrence that no other block of its words ever had."""
+
+    def __init__(self, known: set[bytes], arrived: dict[tuple[str, str], list[Entry]]):
+        self._known, self._arrived = set(known), arrived
+
+    def live_twin(self, block: Block) -> Entry | None:
+        twins = self._arrived.get((block.role, block.text))
+        return twins.pop(0) if twins else None
+
+    def free(self, block: Block) -> int:
+        occurrence = 1
+        while (id := block_id(block.role, block.text, occurrence)) in self._known:
+            occurrence += 1
+        self._known.add(id)
+        return occurrence
+
+
+def grouped(entries: list[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.role, entry.text), []).append(entry)
+    return groups
