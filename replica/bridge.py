@@ -58,12 +58,24 @@ class Row(NamedTuple):
         return [self.ids[at : at + 16] for at in range(0, len(self.ids), 16)]
 
 
+class Trace(NamedTuple):
+    """A `Row` without its contents: what a look at an unchanged file needs."""
+
+    path: str
+    policy: str
+    change: int
+    stamp: str | None
+    missing: int | None
+    intended: bool
+
+
 class Bridge:
     """The bridge of one clone. `now_ms` is the wall clock in milliseconds."""
 
     def __init__(self, clone: Clone, now_ms=None):
         self.clone, self.store, self.root = clone, clone.store, clone.root
         self.now_ms = now_ms or (lambda: int(time.time() * 1000))
+        self._delivered = 0  # the row of the log up to which files are written
 
     # --- the whole
 
@@ -88,14 +100,15 @@ class Bridge:
         due = self._due(every)
         self._take_config(report, force)
         found = self._look()
-        rows = {row.path: row for row in self._rows()}
+        rows = self._traces()
         switched = self._switched()
         for path, file in found.files.items():
             if path != CONFIG and self._is_due(path, due):
                 self._visit(path, file, rows.get(path), switched, path in force, report)
         self._missing(rows, found, due, force, report)
         report.skipped.update(found.skipped)
-        self._write_all(due, found, report)
+        self._write_all(due, report)
+        self._delivered = self.clone.log.last_row()
         self._remember(report, due)
         return report
 
@@ -107,18 +120,51 @@ class Bridge:
         config = self.clone.config
         return folder.look(self.root, lambda path: self.clone.rule(path) is not None, config.excluded)
 
-    def _rows(self) -> list[Row]:
-        return [
-            Row(*row) for row in self.store.rows(
-                "SELECT path, policy, base, canonical, ids, change, stamp, missing, intent FROM files"
-            )
-        ]  # fmt: skip
+    def _traces(self) -> dict[str, Trace]:
+        rows = self.store.rows("SELECT path, policy, change, stamp, missing, intent IS NOT NULL FROM files")
+        return {row[0]: Trace(*row) for row in rows}
 
     def row(self, path: str) -> Row | None:
         found = self.store.row(
             "SELECT path, policy, base, canonical, ids, change, stamp, missing, intent FROM files WHERE path=?", (path,)
         )
         return Row(*found) if found else None
+
+    def deliver(self) -> Report:
+        """Write what the log has brought since the last time, without a look at the rest of the folder."""
+        self._check_root()
+        report = Report()
+        reached = self.clone.log.last_row()
+        if self._delivered == 0:
+            return self.run()
+        self.follow_config()
+        self._write_all({"live"}, report, self._delivered)
+        self._delivered = reached
+        return report
+
+    def collect(self, changed: Iterable[str]) -> Report:
+        """Take in the files of these document paths, which a watch has named; the rest of the folder waits.
+
+        Anything but a plain save of known documents (a path that is gone, a folder, replica.toml, a branch that git
+        has switched) is for `run`.
+        """
+        self._check_root()
+        names = set(changed)
+        plain = CONFIG not in names and not self._switched()
+        files = {path: self.root / path for path in names if self.clone.rule(path) is not None}
+        if not plain or any(file.is_symlink() or not file.is_file() for file in files.values()):
+            return self.run()
+        report = Report()
+        found = folder.check(self.root, files, self.clone.config.excluded)
+        rows = self._traces()
+        for path, file in found.files.items():
+            if self._is_due(path, {"live"}):
+                self._visit(path, file, rows.get(path), False, False, report)
+        for path in report.taken:
+            document = self.clone.documents.find(path, self.clone.rule(path).policy)
+            if self.row(path).change <= self._last_change(document) and self.row(path).intent is not None:
+                self._write(path, document.policy, self._traces().get(path), report)
+        return report
 
     # --- when
 
@@ -161,7 +207,7 @@ class Bridge:
         from replica import config
 
         file = self.root / CONFIG
-        row = self.row(CONFIG)
+        row = self._traces().get(CONFIG)
         if file.is_file() and not file.is_symlink():
             try:
                 data = file.read_bytes()
@@ -194,7 +240,7 @@ class Bridge:
 
     # --- file -> document
 
-    def _visit(self, path: str, file: Path, row: Row | None, switched: bool, force: bool, report: Report) -> None:
+    def _visit(self, path: str, file: Path, row: Trace | None, switched: bool, force: bool, report: Report) -> None:
         try:
             info = file.stat()
             rule = self.clone.rule(path)
@@ -218,9 +264,10 @@ class Bridge:
         if row is not None and not same_policy:
             self._leave(row)
             row = None
-        self.take(path, data, text, folder.stamp(info), row, switched, force, report)
+        full = self.row(path) if row is not None else None
+        self.take(path, data, text, folder.stamp(info), full, switched, force, report)
 
-    def _leave(self, row: Row) -> None:
+    def _leave(self, row: Trace) -> None:
         """The policy of a path changed: its content moves on to a document of the new one."""
         with self.clone.transaction():
             self.clone.delete(self.clone.documents.find(row.path, row.policy))
@@ -254,7 +301,7 @@ class Bridge:
     def _wiped(self, row: Row, text: str) -> bool:
         return bool(row.canonical.strip()) and not text.strip()
 
-    def _second_look(self, row: Row) -> bool:
+    def _second_look(self, row: Row | Trace) -> bool:
         """Whether what we see was so some time ago as well; else remember that it is so now."""
         if row.missing is not None and self.now_ms() - row.missing >= SECOND_LOOK:
             return True
@@ -266,8 +313,11 @@ class Bridge:
         from replica import textdiff
 
         document = self.clone.documents.find(path, "text")
+        shown = self.clone.documents.shown_text(document)
         doc = document.private if rule.level == 0 else document.shared
-        current = self.clone.documents.raw_text(doc)
+        current = self.clone.documents.raw_text(shown)
+        if document.alive and doc != shown:
+            return self._change_level(path, text, document, rule)
         if row is None:
             new = textdiff.merge_additive(current, text) if document.alive and current != text else text
             if not document.alive or new != current:
@@ -286,6 +336,12 @@ class Bridge:
         else:
             self.clone.edit_text(path, textdiff.rebase(ops, row.canonical, current), level=rule.level)
         return None
+
+    def _change_level(self, path: str, text: str, document: Document, rule) -> None:
+        """The level of a text changed: it goes on in the other twin. What was shared stays shared."""
+        self.clone.edit_text(path, new=text, level=rule.level)
+        if rule.level > 0:
+            self.clone.delete(document._replace(shared=None))
 
     def _take_entries(
         self, path: str, text: str, row: Row | None, rule, switched: bool, force: bool
@@ -334,7 +390,7 @@ class Bridge:
 
     # --- files that are gone
 
-    def _missing(self, rows: dict[str, Row], found: folder.Found, due: set[str], force: set[str], report: Report) -> None:
+    def _missing(self, rows: dict[str, Trace], found: folder.Found, due: set[str], force: set[str], report: Report) -> None:
         for row in rows.values():
             if row.stamp is None and row.path not in found.files:
                 self._forget(row.path)  # we meant to write it and did not get that far
@@ -356,7 +412,7 @@ class Bridge:
         """Whether we merely cannot see the file: it, or a folder on the way, was passed over."""
         return any(path == skipped or path.startswith(skipped + "/") for skipped in found.skipped)
 
-    def _deleted(self, row: Row, report: Report) -> None:
+    def _deleted(self, row: Trace, report: Report) -> None:
         """A person deleted the file: the document goes, unless others changed it since we wrote it."""
         with self.clone.transaction():
             document = self.clone.documents.find(row.path, row.policy)
@@ -368,30 +424,34 @@ class Bridge:
 
     # --- document -> file
 
-    def _write_all(self, due: set[str], found: folder.Found, report: Report) -> None:
+    def _write_all(self, due: set[str], report: Report, since: int = 0) -> None:
+        """Write what changed in the log; `since`: only the documents with changes behind that row."""
         self.clone.log.refresh()
         held = {path for (path,) in self.store.rows("SELECT path FROM held")}
-        rows = {row.path: row for row in self._rows()}
+        rows = self._traces()
         claimed = {paths.clash_key(path): path for path in rows}
-        alive = self.clone.documents.latest_changes()
+        alive = self.clone.documents.latest_changes(since)
         for (path, policy), last in alive.items():
-            rule = self.clone.rule(path)
-            if rule is None or rule.policy != policy or path in held or path in report.skipped:
-                continue
-            row = rows.get(path)
-            if rule.cadence not in due or (row is not None and row.missing is not None):
-                continue
-            if row is not None and row.change >= last and row.intent is None:
-                continue
-            if claimed.setdefault(paths.clash_key(path), path) != path:
-                report.skipped[path] = f"its name differs from {claimed[paths.clash_key(path)]} in case only"
-                continue
-            self._write(path, policy, row, report)
+            if path not in report.skipped and self._is_behind(path, policy, last, rows.get(path), due, held):
+                if claimed.setdefault(paths.clash_key(path), path) != path:
+                    other = claimed[paths.clash_key(path)]
+                    report.skipped[path] = f"its name differs from {other} in case only"
+                else:
+                    self._write(path, policy, rows.get(path), report)
+        gone = self.clone.documents.dead(since)
         for row in rows.values():
-            if (row.path, row.policy) not in alive and row.path not in held and row.missing is None:
+            if (row.path, row.policy) in gone and row.path not in held and row.missing is None:
                 self._remove(row, report)
 
-    def _write(self, path: str, policy: str, row: Row | None, report: Report) -> None:
+    def _is_behind(self, path: str, policy: str, last: int, row: Trace | None, due: set[str], held: set[str]) -> bool:
+        """Whether the file is to be written now."""
+        rule = self.clone.rule(path)
+        if rule is None or rule.policy != policy or rule.cadence not in due or path in held:
+            return False
+        return row is None or (row.missing is None and (row.change < last or row.intended))
+
+    def _write(self, path: str, policy: str, trace: Trace | None, report: Report) -> None:
+        row = self.row(path) if trace is not None else None
         try:
             target = paths.resolve(self.root, paths.normal(path))
             if target.is_dir():
@@ -400,7 +460,7 @@ class Bridge:
             old = target.read_bytes() if target.exists() else None
             if old is not None and (row is None or old != row.base):
                 # Somebody saved it since we looked: theirs first, then ours.
-                self._visit(path, target, row, False, False, report)
+                self._visit(path, target, trace, False, False, report)
                 row = self.row(path)
                 if row is None or path in report.held or path in report.skipped or row.base != target.read_bytes():
                     report.look_again = True
@@ -423,11 +483,12 @@ class Bridge:
         except OSError as error:
             report.skipped[path] = f"cannot be written: {error.strerror}"
 
-    def _remove(self, row: Row, report: Report) -> None:
+    def _remove(self, row: Trace, report: Report) -> None:
         """The document was deleted elsewhere: the file goes, unless it was changed meanwhile."""
         try:
             target = paths.resolve(self.root, row.path)
-            if target.is_file() and target.read_bytes() != row.base:
+            full = self.row(row.path)
+            if full is not None and target.is_file() and target.read_bytes() != full.base:
                 self._visit(row.path, target, row, False, False, report)
                 return
             folder.remove(self.root, row.path)

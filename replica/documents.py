@@ -93,22 +93,45 @@ class Documents:
         )
         return [self.find(*pair) for pair in pairs]
 
-    def latest_changes(self) -> dict[tuple[str, str], int]:
-        """The live documents as (path, policy), with the row of the last change to each."""
+    def latest_changes(self, since: int = 0) -> dict[tuple[str, str], int]:
+        """The live documents as (path, policy), with the row of the last change to each.
+
+        `since`: only those with a change behind that row.
+        """
         rows = self.store.rows(
             "SELECT path, policy, max((SELECT max(n) FROM changes WHERE doc=d.n)) FROM documents d"
-            " WHERE EXISTS(SELECT 1 FROM alive WHERE doc=d.n) GROUP BY path, policy ORDER BY path, policy"
+            " WHERE EXISTS(SELECT 1 FROM alive WHERE doc=d.n)"
+            + (" AND d.n IN (SELECT doc FROM changes WHERE n>? AND doc IS NOT NULL)" if since else "")
+            + " GROUP BY path, policy ORDER BY path, policy",
+            (since,) if since else (),
         )
         return {(path, policy): last for path, policy, last in rows}
+
+    def dead(self, since: int = 0) -> set[tuple[str, str]]:
+        """The deleted documents as (path, policy); `since` as above."""
+        return set(
+            self.store.rows(
+                "SELECT path, policy FROM documents d"
+                + (" WHERE d.n IN (SELECT doc FROM changes WHERE n>? AND doc IS NOT NULL)" if since else "")
+                + " GROUP BY path, policy HAVING NOT max(EXISTS(SELECT 1 FROM alive WHERE doc=d.n))",
+                (since,) if since else (),
+            )
+        )
 
     # --- what they hold
 
     def text(self, document: Document) -> str:
         """The content as the file shows it, with "\\n" line endings."""
         if document.policy == "text":
-            doc = document.shared if document.shared is not None else document.private
-            return self.raw_text(doc)
+            return self.raw_text(self.shown_text(document))
         return render(self.shown(document))
+
+    def shown_text(self, document: Document) -> int | None:
+        """Which twin of a text is shown: the private one while it lives, since it went on from the other."""
+        private = document.private
+        if private is not None and self.store.value("SELECT 1 FROM alive WHERE doc=?", (private,)):
+            return private
+        return document.shared if document.shared is not None else private
 
     def raw_text(self, doc: int | None) -> str:
         if doc is None:

@@ -36,6 +36,17 @@ def look(root: Path, is_document, excluded) -> Found:
     return found
 
 
+def check(root: Path, files: dict[str, Path], excluded) -> Found:
+    """The same judgement for single files, by document path."""
+    found = Found({}, {})
+    claimed: dict[str, str] = {}
+    for path, file in files.items():
+        inside = [parent.as_posix() for parent in Path(path).parents if parent != Path(".")]
+        if not any(excluded(parent) or excluded(parent + "/") for parent in inside):
+            _consider(Path(path).parent, file.name, file.parent, lambda _: True, excluded, found, claimed)
+    return found
+
+
 def _unreadable(root: Path, error: OSError, found: Found) -> None:
     if error.filename:
         found.skipped[os.path.relpath(error.filename, root)] = f"the folder cannot be read: {error.strerror}"

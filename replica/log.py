@@ -128,7 +128,10 @@ class Log:
         change = changes.encode(
             author.id, author.seq + 1, author.head, moment, self._news_for(author), kind, document, payload
         )
-        return self._store(author, change, identity.sign(change.hash))
+        stored = self._store(author, change, identity.sign(change.hash))
+        # Our own time never steps back, not even behind a clock that was set back by days (see clock.observe).
+        self.store.set_meta("time", moment)
+        return stored
 
     def _news_for(self, author: Author) -> list[tuple[bytes, int]]:
         """What is held of other authors and was not yet in the author's earlier deps."""
@@ -143,7 +146,7 @@ class Log:
     def ingest(self, batch: Iterable[Signed]) -> tuple[list[Stored], Vector]:
         """Store what is new of a batch in causal order: all of it, or nothing.
 
-        The signature of an author's last change in the batch covers his earlier ones through the hash
+        The signature of an author's highest change in the batch covers his earlier ones through the hash
         chain, so only that one is needed and checked. What is held already is passed over.
         Returns what was stored, and how far the batch reaches for each of its authors.
 
@@ -153,7 +156,10 @@ class Log:
         """
         self.refresh()
         read = [(changes.decode(signed.body), signed.signature) for signed in batch]
-        last = {change.author: at for at, (change, _) in enumerate(read)}
+        last: dict[bytes, int] = {}  # of each author, where the highest number stands: not what merely comes last
+        for at, (change, _) in enumerate(read):
+            if change.author not in last or change.seq > read[last[change.author]][0].seq:
+                last[change.author] = at
         stored = []
         with self.store.transaction():
             self.refresh()
@@ -169,10 +175,12 @@ class Log:
         return stored, {author: read[at][0].seq for author, at in last.items()}
 
     def _take(self, change: Change, signature: bytes | None, is_last: bool) -> Stored | None:
-        author = self._authors.get(change.author) or self._newcomer(change)
-        if change.seq <= author.seq:
+        author = self._authors.get(change.author)
+        if author is not None and change.seq <= author.seq:
             self._known(author, change)
             return None
+        if author is None or change.kind in (Kind.GENESIS, Kind.SUCCEED):
+            author = self._newcomer(change)
         name = f"{author.name} {change.seq}"
         if author.private:
             raise InvalidChange(f"change {name} pretends to be of this clone's private chain")
@@ -190,7 +198,8 @@ class Log:
 
     def _newcomer(self, change: Change) -> Author:
         """The author of a first change that introduces itself: a workspace's founder, or a successor."""
-        if change.seq == 1 and change.kind is Kind.GENESIS and not any(a.seq for a in self._authors.values()):
+        started = any(a.seq and not a.private for a in self._authors.values())
+        if change.seq == 1 and change.kind is Kind.GENESIS and not started:
             if changes.change_hash(change.body)[:16] != self.workspace:
                 raise InvalidChange("the first change is not that of this workspace")
             return self._introduce(change)
@@ -203,11 +212,15 @@ class Log:
             if not verify(old.key, change.payload["proof"], succession(self.workspace, change.payload["key"])):
                 raise InvalidChange(f"a successor of {old.name} is not vouched for by it")
             return self._introduce(change)
+        if change.author in self._authors:
+            raise InvalidChange(f"a {change.kind.name.lower()} by somebody who is a member already")
         raise MissingDependency("the author of a change is not a member")
 
     def _introduce(self, change: Change) -> Author:
         if clone_id(change.payload["key"]) != change.author:
             raise InvalidChange("a change introduces another key than its author's")
+        if (known := self._authors.get(change.author)) is not None:  # admitted meanwhile, by somebody else
+            return known
         author = self.add_author(
             change.author, change.payload["key"], change.payload["cert"], change.payload["name"],
             admitted_at=change.time, admitted_by=change.payload.get("old", change.author),

@@ -1,0 +1,165 @@
+"""Inviting and joining: what pairing (transport/pairing.py) proves, turned into membership and a first sync."""
+
+import asyncio
+import datetime
+import secrets
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgpack
+
+from replica import changes
+from replica.clone import FOLDER, Clone, clean_name, refuse_if_clone
+from replica.errors import CodeExpired, PairingError, ReplicaError, Unreachable
+from replica.keys import ID_SIZE, Identity, clone_id
+from transport import addresses, codes, tls
+from transport.node import Node, Options
+from transport.targets import Address
+
+FIND_TIMEOUT = 8.0  # seconds to wait for the inviter's announcement
+FIRST_SYNC = 120.0  # seconds for everything to arrive
+
+
+async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
+    """Let one clone in: yields `code`, then `joined` when somebody came.
+
+    Raises:
+        CodeExpired: nobody came in time, or too many wrong codes.
+    """
+    from transport.pairing import Invitation, serve_pairing
+
+    code = codes.new_code(secrets.randbelow)
+    nameplate, _ = codes.parse(code)
+    invitation = Invitation(code, time.time() + expires)
+    pem = node.clone.root / FOLDER / "identity.pem"
+    certificate = tls.make_certificate(node.clone.identity.private)
+    joined: list[str] = []
+
+    def admit(der: bytes, name: str) -> bytes:
+        given = node.clone.admit(tls.check_certificate(der), der, name)
+        node.trust_changed()
+        joined.append(given)
+        return _welcome(node, given)
+
+    listening = asyncio.get_running_loop().create_future()
+    serving = asyncio.ensure_future(
+        serve_pairing(
+            invitation, pem, certificate, admit, host=addresses.interfaces(), port=addresses.free_port(
+                addresses.interfaces()[0]), listening=listening.set_result,
+        )
+    )  # fmt: skip
+    discovery = node.discovery
+    try:
+        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not listening.done():
+            await serving  # raises why it could not listen
+        port = listening.result()
+        if discovery is not None:
+            await discovery.announce_pairing(nameplate, port)
+        until = datetime.datetime.fromtimestamp(time.time() + expires, datetime.UTC)
+        yield {"event": "code", "code": code, "expires": until.isoformat(timespec="seconds"), "port": port}
+        how = await serving
+        if not joined:
+            raise CodeExpired(f"nobody joined: the invitation is {how}", hint="make a new one with `replica invite`")
+        yield {"event": "joined", "clone": joined[-1]}
+    finally:
+        serving.cancel()
+        if discovery is not None:
+            await discovery.withdraw_pairing()
+
+
+def _welcome(node: Node, name: str) -> bytes:
+    return msgpack.packb(
+        {
+            "workspace": node.clone.workspace, "workspace_name": node.clone.workspace_name, "name": name,
+            "port": node.port,
+        }
+    )  # fmt: skip
+
+
+async def join(code: str, root: Path, name: str, peers: list[Address], *, tell=lambda event: None) -> Clone:
+    """Make `root` a clone of the inviter's workspace and fetch everything; the caller closes the clone.
+
+    Raises:
+        WrongCode, CodeExpired, Unreachable, PairingError: nothing was changed in `root`.
+    """
+    from transport import pairing
+
+    refuse_if_clone(root)
+    identity = Identity.new()
+    certificate = tls.make_certificate(identity.private)
+    nameplate, _ = codes.parse(code)
+    if peers:
+        result = await pairing.join(peers, code, certificate, clean_name(name))
+    else:
+        result = await _find_and_pair(nameplate, code, certificate, clean_name(name))
+    welcome = _read_welcome(result.welcome)
+    clone = Clone.adopt(root, identity, welcome["workspace"], clean_name(welcome["name"]))
+    with clone.transaction():
+        clone.store.set_meta("inviter", result.certificate)
+        clone.store.set_meta("workspace_name", welcome["workspace_name"])
+    inviter = clone_id(tls.check_certificate(result.certificate))
+    await _fetch(clone, (result.address[0], welcome["port"]), inviter, tell)
+    return clone
+
+
+async def _find_and_pair(nameplate: int, code: str, certificate: bytes, name: str):
+    """Pair with whoever announces this number; the first who proves the code wins."""
+    from transport import pairing
+    from transport.discovery import Discovery
+
+    discovery = Discovery()
+    last: ReplicaError | None = None
+    try:
+        await discovery.start()
+        found = discovery.find_pairing(nameplate, FIND_TIMEOUT)
+        async for places in found:
+            try:
+                return await pairing.join(places, code, certificate, name)
+            except ReplicaError as error:
+                last = error
+                break
+    finally:
+        await discovery.close()
+    raise last or Unreachable(
+        f"no invitation {nameplate} is announced in this network",
+        hint="is `replica invite` still open there? Across networks, name its address with --peer HOST:PORT",
+    )
+
+
+def _read_welcome(data: bytes) -> dict:
+    try:
+        welcome = msgpack.unpackb(data)
+        right = (
+            len(welcome["workspace"]) == ID_SIZE
+            and isinstance(welcome["name"], str)
+            and isinstance(welcome["workspace_name"], str)
+            and len(welcome["workspace_name"]) <= changes.MAX_NAME
+            and 0 < welcome["port"] < 65536
+        )
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        right = False
+    if not right:
+        raise PairingError("the inviter's welcome cannot be read", hint="update memory-replica on the older side")
+    return welcome
+
+
+async def _fetch(clone: Clone, place: Address, inviter: bytes, tell) -> None:
+    """The first sync, with the inviter alone; what is missing then comes with the next."""
+    node = Node(clone, Options(peers=[place], mdns=False, files=False, serve=False), tell)
+    running = asyncio.ensure_future(node.run())
+    try:
+        began = time.monotonic()
+        while time.monotonic() - began < FIRST_SYNC and not running.done():
+            node.moved.clear()
+            peer = node.peers.get(inviter)
+            if peer is not None and peer.session.in_step:
+                return
+            try:
+                await asyncio.wait_for(node.moved.wait(), 0.1)
+            except TimeoutError:
+                pass
+    finally:
+        node.stop()
+        await running

@@ -1,0 +1,56 @@
+"""Meeting whoever can be met, once: exchange until in step, and know when to stop waiting."""
+
+import asyncio
+import time
+
+from transport.node import Node
+
+# Nothing new for so long, in seconds, and everybody who came is in step: the others are not there.
+QUIET = 0.6
+# As long as nobody has come at all. Announcements reach a newcomer within 0.13 s.
+ALONE = 1.2
+
+
+async def meet(node: Node, timeout: float) -> dict:
+    """Wait until in step with every member, or with those who came; at most `timeout` seconds.
+
+    Returns `peers` (as Node.peer_states), `in_step` (names), `missing` (names of members out of reach), `seconds`.
+    """
+    began = last = time.monotonic()
+    seen = None
+    while True:
+        node.moved.clear()
+        for peer in list(node.peers.values()):
+            peer.changed()
+        now, state = time.monotonic(), _state(node)
+        if state != seen:
+            seen, last = state, now
+        if _done(node, now - began, now - last, timeout):
+            break
+        try:
+            await asyncio.wait_for(node.moved.wait(), 0.03)
+        except TimeoutError:
+            pass
+    peers = node.peer_states()
+    return {
+        "peers": peers,
+        "in_step": [p["name"] for p in peers if p["in_step"]],
+        "missing": [p["name"] for p in peers if not p["online"]],
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _state(node: Node) -> tuple:
+    return (node.clone.log.last_row(), *sorted((id, peer.session.in_step) for id, peer in node.peers.items()))
+
+
+def _done(node: Node, elapsed: float, still: float, timeout: float) -> bool:
+    others = [p for p in node.peer_states()]
+    if elapsed >= timeout:
+        return True
+    if node.peers and all(peer.session.in_step for peer in node.peers.values()):
+        return (all(p["online"] for p in others) and bool(others)) or still >= QUIET
+    if not node.peers:
+        alone = not others and not node.targets.all()
+        return alone or (still >= ALONE and not any(t.busy for t in node.targets.all()))
+    return False

@@ -1,0 +1,519 @@
+"""A running clone: listens, finds and calls peers, spreads changes, keeps files and documents one.
+
+Everything runs on one event loop and touches the store from there only. What happens is told as events
+(plain dictionaries with an "event" key) to whoever started the node.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from replica.bridge import Bridge, Report
+from replica.clone import FOLDER, Clone
+from replica.errors import ReplicaError, StoreError, UsageError
+from replica.keys import clone_id
+from replica.log import Vector, lacking
+from transport import addresses, control, frames, tls
+from transport.peer import Peer
+from transport.session import Diverged, Ended, Event, InStep, Took
+from transport.targets import Address, Target, Targets
+
+SUBPROTOCOL = "replica.1"
+MAX_CONNECTIONS = 128
+STORE_POLL = 0.1  # seconds; other processes of the clone also poke us
+HOUSEKEEPING = 5.0  # seconds between looks at addresses, the clock and the files' second looks
+RESCAN = 60.0  # seconds between whole looks at the folder: a watch may miss what happened while we slept
+REBROWSE = 45.0  # seconds; mDNS by itself finds a healed network after up to an hour
+SLEPT = 10.0  # seconds that the wall clock ran ahead of ours: the machine was asleep
+OPEN_TIMEOUT = 5.0
+TOUCH = 30.0  # seconds between notes of what peers hold, for `status` when nothing runs
+
+
+@dataclass
+class Options:
+    """How to run. `listen`: None for a free port on all interfaces; `files`: keep the folder in step."""
+
+    listen: Address | None = None
+    peers: list[Address] = field(default_factory=list)
+    mdns: bool = True
+    files: bool = True
+    serve: bool = True  # answer other processes, and be the one node of this clone
+
+
+class Node:
+    """The node of one clone. `tell` gets every event; `stop` ends `run`."""
+
+    def __init__(self, clone: Clone, options: Options, tell: Callable[[dict], None] = lambda event: None):
+        self.clone, self.options, self._tell = clone, options, tell
+        self.bridge = Bridge(clone)
+        self.peers: dict[bytes, Peer] = {}
+        self.targets = Targets()
+        self.seen: dict[bytes, float] = {}  # when a peer was last in step or sent something, wall clock
+        self.port = 0
+        self.discovery: Any = None
+        self.started = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._wake_dialler = asyncio.Event()
+        self.poked = asyncio.Event()
+        self.moved = asyncio.Event()  # set at every event, for whoever waits for something to happen
+        self._trusted: dict[bytes, bytes] | None = None
+        self._deliver_soon: asyncio.Handle | None = None
+        self._tasks: set[asyncio.Task] = set()
+        self._lock = control.Lock(clone.root)
+        self._refused: dict[bytes, str] = {}
+
+    # --- life
+
+    async def run(self) -> None:
+        """Run until `stop`. Raises UsageError, StoreError: it could not start, and nothing is left running."""
+        if self.options.serve and not self._lock.take():
+            raise StoreError(
+                "a node is already running on this clone", hint="see it with `replica status`, end it with `replica down`"
+            )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._lock.give_back)
+            await self._start(stack)
+            self.started.set()
+            await self._stopping.wait()
+            self._note_peers()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        if self.options.files:
+            self._told_files(self.bridge.run())
+        await self._listen(stack)
+        stack.push_async_callback(self._end_tasks)
+        self.clone.on_change = self._changed
+        stack.callback(lambda: setattr(self.clone, "on_change", None))
+        if self.options.serve:
+            from transport.service import serve
+
+            await serve(self, stack)
+        if self.options.mdns:
+            await self._discover(stack)
+        self._call_known()
+        for loop in (self._dial_loop, self._store_loop, self._house_loop):
+            self.spawn(loop())
+        if self.options.files:
+            from transport.watch import watch
+
+            self.spawn(watch(self.clone.root, self._stopping, self._saved))
+
+    def spawn(self, work) -> asyncio.Task:
+        """Run beside everything else until the node ends; an error ends the node."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            hint = error.hint if isinstance(error, ReplicaError) else ""
+            self.tell("error", message=str(error) or type(error).__name__, hint=hint)
+            if not isinstance(error, ReplicaError):
+                asyncio.get_running_loop().call_exception_handler({"message": "node task failed", "exception": error})
+                self.stop()
+
+    async def _end_tasks(self) -> None:
+        for peer in list(self.peers.values()):
+            peer.close("going away")
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        done, late = await asyncio.wait(tasks, timeout=1.0) if tasks else (set(), set())
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        self._tell({"event": event, **facts})
+        self.moved.set()
+
+    # --- being called
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+        from websockets.asyncio.server import serve
+
+        folder = self.clone.root / FOLDER
+        pem = folder / "identity.pem"
+        if not pem.is_file():
+            tls.write_pem(pem, self.clone.identity.private, tls.make_certificate(self.clone.identity.private))
+        self.trust = tls.Trust(pem, self._certificates())
+        hosts, port = self._where()
+        listening = dict(
+            ssl=self.trust.server, subprotocols=[SUBPROTOCOL], compression=None, max_size=frames.MAX_FRAME,
+            max_queue=16, write_limit=65536, ping_interval=10, ping_timeout=10, open_timeout=OPEN_TIMEOUT,
+            close_timeout=2, origins=[None], server_header=None, process_request=self._admit_connection,
+        )  # fmt: skip
+        try:
+            server = await serve(self._called, hosts, port or addresses.free_port(hosts[0]), **listening)
+        except OSError as error:
+            if self.options.listen is not None:
+                raise UsageError(
+                    f"cannot listen on {hosts[0]}:{port}: {error.strerror or error}",
+                    hint="choose another address or port with --listen HOST:PORT",
+                ) from None
+            server = await serve(self._called, hosts, addresses.free_port(hosts[0]), **listening)
+        stack.callback(server.close)
+        self.port = server.sockets[0].getsockname()[1]
+        if self.options.serve and self.options.listen is None:
+            with self.clone.transaction():
+                self.clone.store.set_meta("port", self.port)
+        self.tell("listening", host=hosts[0], port=self.port)
+
+    def _where(self) -> tuple[list[str], int]:
+        if self.options.listen is not None:
+            return [self.options.listen[0]], self.options.listen[1]
+        wanted = os.environ.get("REPLICA_INTERFACES")
+        hosts = addresses.interfaces() if wanted else ["0.0.0.0"]
+        # The same port as last time, so that peers find us where we were; one-shot nodes take any.
+        return hosts, int(self.clone.store.meta("port", 0)) if self.options.serve else 0
+
+    def _certificates(self) -> dict[bytes, bytes]:
+        """Removed members too: they are let in far enough to be told so (Session refuses them)."""
+        members = {m["id"]: m["cert"] for m in self.clone.members()}
+        inviter = self.clone.store.meta("inviter")
+        if not members and inviter:  # joined, and not met anyone yet: trust who let us in
+            members[clone_id(tls.check_certificate(inviter))] = inviter
+        return {id: cert for id, cert in members.items() if id != self.clone.identity.id}
+
+    def _admit_connection(self, connection, request):
+        if len(self.peers) >= MAX_CONNECTIONS:
+            return connection.respond(503, "too many connections\n")
+        return None
+
+    async def _called(self, socket) -> None:
+        ssl_object = socket.transport.get_extra_info("ssl_object")
+        id = self.trust.peer_id(ssl_object)
+        if id is None or not tls.alpn(ssl_object):
+            await socket.close(1008, "not a member")
+            return
+        await self._converse(id, socket, dialled=False, address=None)
+
+    # --- calling
+
+    async def _dial_loop(self) -> None:
+        while not self.stopping:
+            self._wake_dialler.clear()
+            now = time.monotonic()
+            for target in self.targets.due(now, set(self.peers)):
+                target.busy = True
+                self.spawn(self._dial(target))
+            due = self.targets.next_due(set(self.peers))
+            pause = None if due is None else max(0.01, due - time.monotonic())
+            await self._wait_any(self._wake_dialler, pause)
+
+    async def _wait_any(self, event: asyncio.Event, timeout: float | None) -> None:
+        """Until `event`, the end of the node, or `timeout` seconds."""
+        waits = [asyncio.ensure_future(e.wait()) for e in (event, self._stopping)]
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _dial(self, target: Target) -> None:
+        host, port = target.address
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        from websockets.exceptions import InvalidHandshake
+
+        try:
+            socket = await self._connect(host, port)
+        except (OSError, InvalidHandshake, EOFError) as error:
+            why = tls.explain(error, where)
+            self.targets.failed(target, time.monotonic(), str(why))
+            if target.fixed and target.failures == 1:
+                self.tell("unreachable", address=where, message=str(why), hint=why.hint)
+            return
+        finally:
+            target.busy = False
+            self._wake_dialler.set()
+        ssl_object = socket.transport.get_extra_info("ssl_object")
+        id = self.trust.peer_id(ssl_object)
+        if id is None or id == self.clone.identity.id or not tls.alpn(ssl_object):
+            self.targets.failed(target, time.monotonic(), f"{where} is not a member of this workspace")
+            await socket.close()
+            return
+        self.targets.succeeded(target, time.monotonic(), id)
+        self._learn_address(id, target.address)
+        await self._converse(id, socket, dialled=True, address=target.address)
+        self._wake_dialler.set()
+
+    async def _connect(self, host: str, port: int):
+        from websockets.asyncio.client import connect
+
+        return await connect(
+            f"wss://{f'[{host}]' if ':' in host else host}:{port}/", ssl=self.trust.client, server_hostname="replica",
+            subprotocols=[SUBPROTOCOL], compression=None, proxy=None, max_size=frames.MAX_FRAME, max_queue=16,
+            write_limit=65536, ping_interval=10, ping_timeout=10, open_timeout=OPEN_TIMEOUT, close_timeout=2,
+            user_agent_header=None,
+        )  # fmt: skip
+
+    def call(self, address: Address, *, fixed: bool = False, peer: bytes | None = None) -> None:
+        """Somebody may be at this address: call soon."""
+        if address[1] == self.port and self._is_own(address[0]):
+            return
+        self.targets.add(address, time.monotonic(), fixed=fixed, peer=peer)
+        self._wake_dialler.set()
+
+    def _is_own(self, host: str) -> bool:
+        return host in addresses.interfaces() or host == "127.0.0.1"
+
+    def _call_known(self) -> None:
+        """Fixed peers, and where others were last."""
+        import json
+
+        for address in self.options.peers:
+            self.call(address, fixed=True)
+        for id, known in self.clone.store.rows("SELECT id, addresses FROM peers WHERE addresses IS NOT NULL"):
+            for host, port in json.loads(known):
+                self.call((host, port), peer=id)
+
+    def _learn_address(self, id: bytes, address: Address) -> None:
+        import json
+
+        with self.clone.transaction():
+            self.clone.store.execute(
+                "INSERT INTO peers(id, addresses) VALUES(?,?) ON CONFLICT(id) DO UPDATE SET addresses=excluded.addresses",
+                (id, json.dumps([list(address)])),
+            )
+
+    def hurry(self) -> None:
+        """Call everybody now whom we know of and who is not here."""
+        self.targets.hurry(time.monotonic())
+        self._wake_dialler.set()
+
+    # --- a connection
+
+    async def _converse(self, id: bytes, socket, *, dialled: bool, address: Address | None) -> None:
+        peer = Peer(self.clone, id, socket, dialled=dialled, address=address, tell=self._heard)
+        if not self._prefer(peer):
+            await socket.close(1000, "another connection is used")
+            return
+        self.peers[id] = peer
+        name = self.clone.author_name(id)
+        self.tell("connected", clone=name, id=id.hex())
+        try:
+            await peer.run()
+        finally:
+            if self.peers.get(id) is peer:
+                del self.peers[id]
+                self.seen[id] = time.time()
+                self._note_peer(id, peer.session.peer_vector)
+                self.tell("disconnected", clone=name, id=id.hex(), reason=str(peer.error or ""))
+            self._wake_dialler.set()
+
+    def _prefer(self, new: Peer) -> bool:
+        """Two clones that call each other at once keep the connection that the lower id made, both alike."""
+        old = self.peers.get(new.id)
+        if old is None:
+            return True
+        we_should_dial = self.clone.identity.id < new.id
+        if new.dialled != old.dialled and old.dialled == we_should_dial:
+            return False
+        old.close("another connection is used")
+        return True
+
+    def _heard(self, peer: Peer, event: Event) -> None:
+        """What a session tells."""
+        name = self.clone.author_name(peer.id)
+        self.seen[peer.id] = time.time()
+        match event:
+            case Took(changes):
+                self._spread(but=peer)
+                self._after_intake(changes)
+                self.tell("received", clone=name, changes=len(changes), documents=sorted(
+                    {stored.change.document[0] for stored in changes if stored.change.document}
+                ))  # fmt: skip
+            case InStep(digest):
+                self.tell("in_step", clone=name, id=peer.id.hex(), digest=digest.hex())
+                self._note_peer(peer.id, peer.session.peer_vector)
+            case Diverged(paths, healed):
+                self._note(peer.id, "" if healed else "different content in " + ", ".join(paths[:5]))
+                self.tell("healed" if healed else "diverged", clone=name, documents=list(paths))
+            case Ended(reason, by_peer):
+                self._refused[peer.id] = reason
+                self.tell("ended", clone=name, reason=reason, by_peer=by_peer)
+
+    def _after_intake(self, changes) -> None:
+        if any(stored.change.document is None for stored in changes):
+            self.trust_changed()
+        if self.options.files and self._deliver_soon is None:
+            self._deliver_soon = asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _changed(self) -> None:
+        """A transaction of this process added to the log."""
+        self._spread()
+
+    def _spread(self, but: Peer | None = None) -> None:
+        for peer in list(self.peers.values()):
+            if peer is not but:
+                peer.changed()
+
+    # --- files
+
+    def _deliver(self) -> None:
+        self._deliver_soon = None
+        self._safely(self.bridge.deliver)
+
+    def _saved(self, paths: set[str] | None) -> None:
+        """The watch saw these document paths change; None: look at everything."""
+        self._safely(self.bridge.run if paths is None else lambda: self.bridge.collect(paths))
+
+    def _safely(self, work: Callable[[], Report]) -> None:
+        """Files in trouble (a full disk, an unmounted folder) must not take the node down."""
+        try:
+            report = work()
+        except (ReplicaError, OSError) as error:
+            self.tell("error", message=str(error), hint=getattr(error, "hint", ""))
+            return
+        self._told_files(report)
+        if report.look_again and not self.stopping:
+            asyncio.get_running_loop().call_later(0.35, lambda: self.stopping or self._safely(self.bridge.run))
+
+    def _told_files(self, report: Report) -> None:
+        if not report.quiet or report.held:
+            self.tell(
+                "files", taken=report.taken, written=report.written, deleted=report.deleted, removed=report.removed,
+                held=report.held,
+            )  # fmt: skip
+
+    # --- what else goes on
+
+    async def _store_loop(self) -> None:
+        """Notice what other processes of this clone have committed."""
+        version = self.clone.store.version()
+        while not self.stopping:
+            await self._wait_any(self.poked, STORE_POLL)
+            self.poked.clear()
+            if self.stopping:
+                return
+            now = self.clone.store.version()
+            if now != version:
+                version = now
+                self.store_grown()
+
+    def store_grown(self) -> None:
+        """Another process of this clone has committed something."""
+        self.clone.log.refresh()
+        self.trust_changed()
+        self._spread()
+        if self.options.files:
+            self._deliver()
+
+    def trust_changed(self) -> None:
+        certificates = self._certificates()
+        if certificates != self._trusted:
+            self._trusted = certificates
+            self.trust.update(certificates)
+
+    async def _house_loop(self) -> None:
+        places, rescan, rebrowse, touch = addresses.current(), 0.0, 0.0, 0.0
+        wall, steady = time.time(), time.monotonic()
+        never = asyncio.Event()
+        while not self.stopping:
+            await self._wait_any(never, HOUSEKEEPING)
+            if self.stopping:
+                return
+            now = time.monotonic()
+            slept = (time.time() - wall) - (now - steady) > SLEPT or now - steady > 3 * HOUSEKEEPING
+            wall, steady = time.time(), now
+            current = addresses.current()
+            if slept or current != places:
+                places = current
+                await self._network_changed()
+            if now - rebrowse > REBROWSE and self._misses_somebody():
+                rebrowse = now
+                if self.discovery is not None:
+                    await self.discovery.refresh()
+            if self.options.files and now - rescan > RESCAN:
+                rescan = now
+                self._safely(self.bridge.run)
+            if now - touch > TOUCH:
+                touch = now
+                self._note_peers()
+
+    async def _network_changed(self) -> None:
+        self.tell("network_changed", addresses=list(addresses.interfaces()))
+        if self.discovery is not None:
+            await self.discovery.network_changed()
+        self.hurry()
+
+    def _misses_somebody(self) -> bool:
+        others = [m for m in self.clone.members() if m["removed_by"] is None and m["id"] != self.clone.identity.id]
+        return any(m["id"] not in self.peers for m in others)
+
+    async def _discover(self, stack: contextlib.AsyncExitStack) -> None:
+        from transport.discovery import Discovery
+
+        self.discovery = Discovery(self.clone.workspace)
+        self.discovery.on_found(self._found)
+        stack.push_async_callback(self.discovery.close)
+        await self.discovery.start()
+        await self.discovery.announce(self.port)
+
+    def _found(self, places: list[Address], instance: str) -> None:
+        for place in places:
+            self.call(place)
+
+    # --- what is remembered of peers
+
+    def _note_peer(self, id: bytes, vector: Vector) -> None:
+        import msgpack
+
+        with self.clone.transaction():
+            self.clone.store.execute(
+                "INSERT INTO peers(id, seen, vector) VALUES(?,?,?) ON CONFLICT(id)"
+                " DO UPDATE SET seen=excluded.seen, vector=excluded.vector",
+                (id, int(time.time() * 1000), msgpack.packb(vector)),
+            )
+
+    def _note(self, id: bytes, note: str) -> None:
+        with self.clone.transaction():
+            self.clone.store.execute(
+                "INSERT INTO peers(id, note) VALUES(?,?) ON CONFLICT(id) DO UPDATE SET note=excluded.note", (id, note)
+            )
+
+    def _note_peers(self) -> None:
+        for id, peer in self.peers.items():
+            self._note_peer(id, peer.session.peer_vector)
+
+    # --- asked by others
+
+    def peer_states(self) -> list[dict]:
+        """Every other member: name, id, online, in_step, behind, ahead (changes), address, last_seen (ISO or None)."""
+        return [self._peer_state(m) for m in self.clone.members() if m["id"] != self.clone.identity.id
+                and m["removed_by"] is None]  # fmt: skip
+
+    def _peer_state(self, member: dict) -> dict:
+        peer = self.peers.get(member["id"])
+        vector = peer.session.peer_vector if peer else known_vector(self.clone, member["id"])
+        mine = self.clone.log.vector()
+        return {
+            "name": member["name"], "id": member["id"].hex(), "online": peer is not None,
+            "in_step": peer is not None and peer.session.in_step, "behind": lacking(vector, mine),
+            "ahead": lacking(mine, vector),
+            "address": "%s:%d" % peer.address if peer and peer.address else None,
+            "refused": self._refused.get(member["id"], ""),
+        }  # fmt: skip
+
+    @property
+    def in_step(self) -> bool:
+        return all(peer.session.in_step for peer in self.peers.values())
+
+
+def known_vector(clone: Clone, id: bytes) -> Vector:
+    """What a peer held when we last heard of it."""
+    import msgpack
+
+    packed = clone.store.value("SELECT vector FROM peers WHERE id=?", (id,))
+    return msgpack.unpackb(packed, strict_map_key=False) if packed else {}
+

@@ -1,0 +1,106 @@
+"""One live connection to one peer: a websocket around a session, and nothing decided here."""
+
+import asyncio
+from collections.abc import Callable
+
+from replica.clone import Clone
+from replica.errors import DiskFull, PeerError, ProtocolError, StoreError
+from transport import wire
+from transport.session import Event, Message, Session, State
+
+# Frames waiting to be sent. A peer that reads nothing while it makes us answer is cut off at this.
+MAX_WAITING = 2_000
+# How long nothing must have moved before the digests are compared, in seconds.
+SETTLE_AFTER = 0.03
+
+
+class Peer:
+    """A connected peer. `id` is its clone id, proven by the channel; `dialled` whether we called it.
+
+    `run` lives as long as the connection. Everything else is called on the same event loop.
+    """
+
+    def __init__(self, clone: Clone, id: bytes, socket, *, dialled: bool, address: tuple[str, int] | None,
+                 tell: Callable[["Peer", Event], None]):  # fmt: skip
+        self.id, self.dialled, self.address = id, dialled, address
+        self._socket = socket
+        self.session = Session(clone, id, lambda event: tell(self, event))
+        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_WAITING)
+        self._settling: asyncio.TimerHandle | None = None
+        self.bytes_sent = self.bytes_received = 0
+        self.error: Exception | None = None
+
+    async def run(self) -> None:
+        """Speak until either side ends. Errors of the peer end the session with a word to it, and are kept in `error`."""
+        from websockets.exceptions import ConnectionClosed
+
+        writer = asyncio.create_task(self._write())
+        try:
+            self.send(self.session.open())
+            async for frame in self._socket:
+                if isinstance(frame, str):
+                    raise ProtocolError("a text frame")
+                self.bytes_received += len(frame)
+                self.send(self.session.receive(wire.decode(frame)))
+                if self.session.state is State.CLOSED:
+                    break
+        except PeerError as error:
+            self.error = error
+            self.send(self.session.fail(error))
+        except (DiskFull, StoreError) as error:
+            # Not the peer's fault: it may try again when there is room.
+            self.error = error
+        except ConnectionClosed:
+            pass
+        finally:
+            if self._settling is not None:
+                self._settling.cancel()
+            await self._finish(writer)
+
+    def send(self, messages: list[Message]) -> None:
+        """Queue messages, in order; nothing waits for the network here."""
+        try:
+            for message in messages:
+                self._waiting.put_nowait(wire.encode(message))
+        except asyncio.QueueFull:
+            self.close("does not read what it is sent")
+            return
+        self._settle_soon()
+
+    def changed(self) -> None:
+        """The store has grown."""
+        self.send(self.session.changed())
+
+    def close(self, reason: str = "") -> None:
+        """End the connection soon, without waiting for it."""
+        self._closing = asyncio.ensure_future(self._socket.close(1000, reason[:100]))
+
+    def _settle_soon(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+        self._settling = asyncio.get_running_loop().call_later(SETTLE_AFTER, self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        messages = self.session.settle()
+        if messages:
+            self.send(messages)
+
+    async def _write(self) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            while (frame := await self._waiting.get()) is not None:
+                self.bytes_sent += len(frame)
+                await self._socket.send(frame)
+        except ConnectionClosed:
+            pass
+
+    async def _finish(self, writer: asyncio.Task) -> None:
+        """Let the last words out, then close."""
+        try:
+            self._waiting.put_nowait(None)
+            await asyncio.wait_for(writer, 2)
+        except (asyncio.QueueFull, TimeoutError):
+            writer.cancel()
+        await self._socket.close()

@@ -1,0 +1,104 @@
+"""What a running node does for other processes of its clone, asked over transport/control.py."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+from replica.errors import ReplicaError, UsageError
+from transport import control
+from transport.meeting import meet
+from transport.node import Node
+
+
+async def serve(node: Node, stack: contextlib.AsyncExitStack) -> None:
+    """Answer on loopback until the node ends."""
+    token = secrets.token_hex(16)
+    service = _Service(node, token)
+    server = await asyncio.start_server(service.answer, "127.0.0.1", 0, limit=control.MAX_LINE)
+    stack.callback(server.close)
+    port = server.sockets[0].getsockname()[1]
+    control.publish(node.clone.root, {"pid": os.getpid(), "control": port, "token": token, "port": node.port})
+    stack.callback(control.withdraw, node.clone.root)
+
+
+class _Service:
+    def __init__(self, node: Node, token: str):
+        self._node, self._token = node, token
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            asked = await self._read(reader)
+            if asked is not None:
+                await self._reply(asked, writer)
+        except ConnectionError:
+            pass  # whoever asked has gone
+        finally:
+            with contextlib.suppress(ConnectionError):
+                writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> dict | None:
+        """The request, or None where it does not come from a process that may read our folder."""
+        try:
+            asked = json.loads(await asyncio.wait_for(reader.readline(), 5))
+        except (ValueError, TimeoutError):
+            return None
+        if not isinstance(asked, dict) or not secrets.compare_digest(str(asked.pop("token", "")), self._token):
+            return None
+        return asked
+
+    async def _reply(self, asked: dict, writer: asyncio.StreamWriter) -> None:
+        try:
+            handler = _REQUESTS.get(asked.pop("request", ""))
+            if handler is None:
+                raise UsageError("the running node does not know this request", hint="restart it: `replica down`, `up`")
+            async for answer in handler(self._node, **asked):
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        except ReplicaError as error:
+            writer.write(json.dumps({"error": str(error), "hint": error.hint}).encode() + b"\n")
+        except Exception as error:
+            # Whoever asked must not wait for ever; the fault itself goes to the node's own output.
+            said = f"the running node failed: {type(error).__name__}: {error}"
+            writer.write(json.dumps({"error": said, "hint": "restart it: `replica down`, `replica up`"}).encode() + b"\n")
+            raise
+
+
+async def _poke(node: Node) -> AsyncIterator[dict]:
+    node.store_grown()
+    yield {"ok": True}
+
+
+async def _status(node: Node) -> AsyncIterator[dict]:
+    yield {"port": node.port, "pid": os.getpid(), "peers": node.peer_states()}
+
+
+async def _down(node: Node) -> AsyncIterator[dict]:
+    yield {"ok": True, "pid": os.getpid()}
+    node.stop()
+
+
+async def _sync(node: Node, seconds: float = 3.0, peers: list[Any] | None = None) -> AsyncIterator[dict]:
+    taken = node.bridge.run(every=True, wait=True)
+    for host, port in peers or []:
+        node.call((host, port), fixed=True)
+    node.hurry()
+    met = await meet(node, seconds)
+    written = node.bridge.run(every=True)
+    yield {
+        "taken": taken.taken, "deleted": taken.deleted, "written": taken.written + written.written,
+        "removed": taken.removed + written.removed, "held": written.held, "skipped": written.skipped, **met,
+    }  # fmt: skip
+
+
+async def _invite(node: Node, expires: float = 600.0) -> AsyncIterator[dict]:
+    from transport.inviting import invite
+
+    async for event in invite(node, expires):
+        yield event
+
+
+_REQUESTS = {"poke": _poke, "status": _status, "down": _down, "sync": _sync, "invite": _invite}
