@@ -116,7 +116,7 @@ def join(
         facts = {
             "clone": clone.name, "id": clone.identity.id.hex(), "workspace": clone.workspace_name, "dir": str(root),
             "documents": len(clone.documents.all()), "written": len(report.written), "merged": len(report.taken),
-            "held": report.held, "skipped": report.skipped, "seconds": round(time.monotonic() - began, 3),
+            "held": report.held, "replaced": report.replaced, "skipped": report.skipped, "seconds": round(time.monotonic() - began, 3),
         }  # fmt: skip
     if json:
         emit(facts)
@@ -124,6 +124,8 @@ def join(
     words(f"{facts['clone']} is now a clone of {facts['workspace']}, with {facts['documents']} documents in {root}.")
     if facts["merged"]:
         words(f"{facts['merged']} files that were here already have been merged: `replica conflicts` shows what differs.")
+    if report.replaced:
+        words("The workspace's replica.toml has replaced the one that was here, which is kept in .replica/rejected/.")
     words("Keep it in step with `replica up`, or meet once with `replica sync`.")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replica import filetext, folder, guard, intake, paths
-from replica.blocks import block_id, parse, with_ids
+from replica.blocks import parse
 from replica.clone import CONFIG, FOLDER, Clone
 from replica.documents import Document
 from replica.errors import ConfigError, DiskFull, DocumentNotFound, StoreError, UnsafePath
@@ -33,6 +33,7 @@ class Report:
     removed: list[str] = field(default_factory=list)  # a document went, and with it the file
     held: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    replaced: str = ""  # a newcomer's replica.toml that gave way; it is kept under .replica/rejected/
     look_again: bool = False  # something is to be believed at a second look only
 
     @property
@@ -217,8 +218,20 @@ class Bridge:
             except OSError as error:
                 report.skipped[CONFIG] = f"cannot be read: {error.strerror}"
             else:
-                self._visit(CONFIG, file, row, False, True, report)
+                if row is None and self.clone.documents.find(CONFIG, "latest").alive:
+                    self._yield_config(data, report)
+                else:
+                    self._visit(CONFIG, file, row, False, True, report)
         self.follow_config()
+
+    def _yield_config(self, data: bytes, report: Report) -> None:
+        """A newcomer's replica.toml must not change everybody's rules: the workspace's takes its place, it is kept."""
+        text = self.clone.text(CONFIG)
+        if filetext.canonical(filetext.decode(data).text) != text:
+            self._set_aside(CONFIG, data)
+            report.replaced = CONFIG
+        stamp = folder.write(self.root, CONFIG, text.encode())
+        self._set_base(CONFIG, "latest", text.encode(), text, stamp)
 
     def follow_config(self) -> str | None:
         """Put the replicated replica.toml in force; return why not, if it is not valid."""
@@ -507,8 +520,7 @@ class Bridge:
         blocks = parse(text, document.policy)
         if [b.text for b in blocks] == [e.text for e in entries]:
             return text, b"".join(entry.id for entry in entries)
-        by_content = {block_id(e.role, e.text, e.occurrence): e.id for e in entries}
-        return text, b"".join(by_content.get(id, intake.UNKNOWN) for id, _ in with_ids(blocks))
+        return text, self._ids_for(text, document.policy, document)
 
     # --- what is remembered
 

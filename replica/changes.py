@@ -133,7 +133,7 @@ def decode(body: bytes) -> Change:
 
 def _checked(fields: tuple, body: bytes) -> Change:
     _require(type(fields) is tuple and len(fields) >= 1, "not an array")
-    _require(fields[0] == FORMAT, f"format {fields[0]!r} is not known to this version")
+    _require(type(fields[0]) is int and fields[0] == FORMAT, f"format {fields[0]!r} is not known to this version")
     _require(len(fields) == 9, f"{len(fields)} fields")
     _, author, seq, prev, time, deps, kind, document, payload = fields
     _bytes(author, ID_SIZE, "author")

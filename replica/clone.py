@@ -322,7 +322,9 @@ class Clone:
                         " WHERE doc=? AND dead=0", (doc,),
                     )
                 ]  # fmt: skip
-                self.append(Kind.DELETE, (document.path, document.policy), dots, level=level)
+                for at in range(0, max(len(dots), 1), changes.MAX_OPS):
+                    part = dots[at : at + changes.MAX_OPS]
+                    self.append(Kind.DELETE, (document.path, document.policy), part, level=level)
 
     def entries(self, path: str) -> list[Entry]:
         return self.documents.entries(self.document(path))

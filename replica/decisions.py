@@ -8,9 +8,7 @@ from replica.changes import Add, Dot, Kind, Remove
 from replica.clone import Clone
 from replica.documents import Conflict, Document, Entry, Version
 from replica.errors import NotFound, UsageError, WrongPolicy
-from replica.history import known_ids
-from replica.intake import _Names
-from replica.writing import compose
+from replica.writing import compose, free_occurrence
 
 SHORTEST = 4  # characters of an id that are enough, if they are unique
 
@@ -111,14 +109,8 @@ def _written(clone: Clone, document: Document, entries: tuple[Entry, ...], text:
     same = next((entry for entry in entries if (entry.role, entry.text) == (role, text)), None)
     if same is not None:
         return _kept(same, first)
-    names = _Names(known_ids(clone, document), {})
-    occurrence = names.free(_Block(role, text))
+    occurrence = free_occurrence(clone, document, role, text)
     return Add(role, text, occurrence, lead, _place(first), (), first.meta)
-
-
-class _Block(NamedTuple):
-    role: str
-    text: str
 
 
 def _place(first: Entry) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from replica import clock, intake
 from replica.blocks import block_id
-from replica.changes import Add, Change, Kind
+from replica.changes import Add, Change, Kind, Remove
 from replica.clone import Clone
 from replica.documents import Document, Documents, Entry
 from replica.errors import DocumentNotFound, NotFound, UsageError, WrongPolicy
@@ -323,8 +323,7 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
                 f"{path!r} is a log, and a log only grows", hint=f"read it as it was with `replica show {path} --at TIME`"
             )
         if document.policy == "text":
-            level = 0 if past.document.shared is None or document.shared is None else 1
-            clone.edit_text(path, new=past.text, level=level)
+            clone.edit_text(path, new=past.text, level=0 if document.shared is None else 1)
             return True
         ops = _restoring(clone, document, past)
         if ops:
@@ -369,8 +368,6 @@ def _private_again(ops: list[Levelled], secret: set[tuple[str, str]]) -> list[Le
         instead[block_id(op.role, op.text, op.occurrence)] = after
         result.append((0, op._replace(after=after, kills=())))
         if op.kills:
-            from replica.changes import Remove
-
             result.append((level, Remove(op.kills)))
     return result
 

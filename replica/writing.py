@@ -120,18 +120,19 @@ def _add_entry(clone: Clone, document: Document, text: str, meta: dict[str, Any]
             ops.append((0, Remove(twin.dots)))  # it was for this clone alone, and now is for all
             entries = [entry for entry in entries if entry is not twin]
     _check_size(clone, document, text)
-    occurrence = _occurrence(clone, document, text)
+    if document.policy == "log":
+        occurrence = max(1, int.from_bytes(os.urandom(8)) >> 2)  # the same line said twice is two entries
+    else:
+        occurrence = free_occurrence(clone, document, ENTRY, text)
     ops.append((level, Add(ENTRY, text, occurrence, _lead(entries), _after(entries, level), (), meta)))
     clone.edit_entries(document.path, document.policy, ops)
     return Added(block_id(ENTRY, text, occurrence), document.path, text, True)
 
 
-def _occurrence(clone: Clone, document: Document, text: str) -> int:
-    """In a union the next that was never used; in a log a random one, so that the same line said twice is two."""
-    if document.policy == "log":
-        return max(1, int.from_bytes(os.urandom(8)) >> 2)
+def free_occurrence(clone: Clone, document: Document, role: str, text: str) -> int:
+    """The first that no block of these words ever had: what was removed once is not meant by what is added now."""
     known, occurrence = known_ids(clone, document), 1
-    while block_id(ENTRY, text, occurrence) in known:
+    while block_id(role, text, occurrence) in known:
         occurrence += 1
     return occurrence
 

@@ -1,6 +1,7 @@
 """The SQLite file: all of a transaction or nothing, errors that name the file, and what is not ours left alone."""
 
 import hashlib
+import os
 import sqlite3
 
 import pytest
@@ -75,9 +76,16 @@ def test_a_folder_without_a_store_is_no_clone(tmp_path):
 
 def test_a_clone_whose_making_was_cut_short_can_be_made_again(tmp_path, monkeypatch):
     root = tmp_path / "clone"
-    with monkeypatch.context() as cut:
-        cut.setattr("replica.clone.os.replace", lambda *_: (_ for _ in ()).throw(OSError("power")))
-        with pytest.raises(OSError):
+    replace = os.replace
+
+    def cut_before_the_last_step(source, target):
+        if target.name == STORE:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("replica.clone.os.replace", cut_before_the_last_step)
+        with pytest.raises(KeyboardInterrupt):
             Clone.create(root, "alice", "team", certificate)
     with pytest.raises(NotAClone):
         Clone.open(root)

@@ -89,7 +89,7 @@ class Discovery:
             self.problem = f"this machine cannot announce itself on the LAN: {error}"
             return False
         self._zeroconf, self.problem = running, ""
-        self._browse()
+        await self._browse()
         for instance in self._wanted:
             await self._publish(instance)
         return True
@@ -113,7 +113,7 @@ class Discovery:
         """
         if self._zeroconf is None:
             return await self.start()
-        self._browse()
+        await self._browse()
         return True
 
     async def network_changed(self) -> bool:
@@ -128,7 +128,7 @@ class Discovery:
             return await self.start()
         for instance in list(self._wanted):
             await self._publish(instance)
-        self._browse()
+        await self._browse()
         return True
 
     # --- announcing
@@ -234,11 +234,11 @@ class Discovery:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _browse(self) -> None:
+    async def _browse(self) -> None:
         from zeroconf.asyncio import AsyncServiceBrowser
 
         if self._browser:
-            self._keep(self._browser.async_cancel())
+            await self._browser.async_cancel()
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE, handlers=[self._event])
 
     async def _stop(self) -> None:
@@ -258,10 +258,17 @@ class Discovery:
             return
         if state_change is ServiceStateChange.Removed:
             self._invitations.pop(instance, None)
-        elif instance not in self._lookups and len(self._lookups) < MAX_LOOKUPS:
+            return
+        if earlier := self._lookups.pop(instance, None):
+            earlier.cancel()  # it may have read what this event replaces
+        if len(self._lookups) < MAX_LOOKUPS:
             task = asyncio.ensure_future(self._look_up(instance, name))
             self._lookups[instance] = task
-            task.add_done_callback(lambda _done: self._lookups.pop(instance, None))
+            task.add_done_callback(lambda done: self._looked_up(instance, done))
+
+    def _looked_up(self, instance: str, task: asyncio.Task) -> None:
+        if self._lookups.get(instance) is task:
+            del self._lookups[instance]
 
     async def _look_up(self, instance: str, name: str) -> None:
         from zeroconf import IPVersion, NotRunningException

@@ -121,7 +121,8 @@ def _bound_depth(message: list, depth: int) -> None:
 # --- shapes
 
 # A shape says what a value must look like: a type (exactly that one, so True is no int), a tuple (a list of just
-# these), a one-item list (a list of any length of these), a one-item dict (keys and values), or a function of the value.
+# these), a one-item list (a list of any length of these), a one-item dict (keys and values), or a function of the
+# value.
 Shape = type | tuple | list | dict | Callable[[Any], bool]
 
 

@@ -264,10 +264,16 @@ class _Exchange:
     def finish(self, theirs: bytes, hi: bytes, answer: bytes) -> "_Keys":
         """The keys of this run, which cover its first two messages as well. Raises ProtocolError: not a point."""
         from spake2 import SPAKEError
+        from spake2.ed25519_basic import NotOnCurve
 
         try:
             key = self._spake.finish(theirs)
-        except (SPAKEError, ValueError, AssertionError) as error:  # the library asserts on some of its input
+        except (
+            SPAKEError,
+            NotOnCurve,
+            ValueError,
+            AssertionError,
+        ) as error:  # the library asserts on some of its input
             raise ProtocolError(f"not a key exchange message: {type(error).__name__}") from None
         return _Keys(key, _hash(hi) + _hash(answer))
 
@@ -310,7 +316,8 @@ async def serve_pairing(
 ) -> str:
     """Listen until the invitation is over, and return how: `used`, `exhausted` or `expired`.
 
-    `listening(port)` is called once joiners can come. Several runs may be under way, so that a silent one holds up
+    `listening(port)` is called once joiners can come. With several hosts give a port: 0 would be another one on each.
+     Several runs may be under way, so that a silent one holds up
     nobody; the number of guesses is the invitation's matter. Cancel it to stop listening.
 
     Raises:

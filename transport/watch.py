@@ -30,7 +30,7 @@ async def watch(root: Path, stop: asyncio.Event, changed: Callable[[set[str] | N
     try:
         async for batch in awatch(
             real, watch_filter=relevant, step=STEP, debounce=DEBOUNCE, stop_event=stop, rust_timeout=2000,
-            yield_on_timeout=False, raise_interrupt=False,
+            yield_on_timeout=False,
         ):  # fmt: skip
             changed({Path(path).relative_to(real).as_posix() for _, path in batch})
     except (OSError, WatchfilesRustInternalError):

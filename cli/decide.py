@@ -1,0 +1,128 @@
+"""Commands for what waits for a person: conflicts, resolve, accept, reject."""
+
+from typing import Annotated
+
+import typer
+
+from cli.common import (
+    Dir,
+    Documents,
+    Json,
+    counted,
+    data,
+    document_path,
+    emit,
+    iso,
+    local,
+    one_line,
+    opened,
+    publish,
+    text_or_stdin,
+    words,
+)
+
+
+def conflicts(folder: Dir = None, json: Json = False) -> None:
+    """The versions that wait for a decision. Nothing is lost meanwhile: all of them are kept.
+
+    Example: replica conflicts --json
+    """
+    with opened(folder) as clone:
+        found = clone.documents.all_conflicts()
+        for conflict in found:
+            versions = [
+                {
+                    "version": version.version, "text": version.text,
+                    "clone": clone.author_name(version.clone) if version.clone else None, "time": version.time,
+                }
+                for version in conflict.versions
+            ]  # fmt: skip
+            _show_conflict(conflict, versions, json)
+    if not found and not json:
+        words("nothing waits for a decision")
+
+
+def _show_conflict(conflict, versions: list[dict], json: bool) -> None:
+    if json:
+        shown = [{**version, "time": iso(version["time"])} for version in versions]
+        emit({"id": conflict.id, "document": conflict.path, "kind": conflict.kind, "versions": shown})
+        return
+    data(f"{conflict.id}  {conflict.path}  ({conflict.kind})")
+    for version in versions:
+        who = f"{version['clone']}, {local(version['time'])}" if version["clone"] else "as it stands"
+        data(f"  {version['version']:8} {who}")
+        for line in version["text"].rstrip("\n").split("\n")[:6]:
+            data(f"           {one_line(line)}" if line.strip() else "")
+    data(f"  settle it: replica resolve {conflict.id} --keep {versions[0]['version']}")
+
+
+def resolve(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `replica conflicts` prints it, or its first 4 digits.")],
+    keep: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Keep this version: v1, v2, merged, or a clone's name.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="Put this in its place; - reads stdin.")] = None,
+    folder: Dir = None,
+    json: Json = False,
+) -> None:
+    """Settle a conflict, on every clone. The versions that go stay in the history.
+
+    Example: replica resolve 3fa8 --keep v2
+    """
+    from replica import decisions
+
+    with opened(folder) as clone:
+        chosen = None if text is None else text_or_stdin(text)
+        settled = decisions.resolve(clone, id, keep=keep, text=chosen)
+        publish(clone)
+        left = len(clone.documents.all_conflicts())
+    if json:
+        emit({"id": settled.conflict.id, "document": settled.conflict.path, "text": settled.text, "left": left})
+    else:
+        words(f"{settled.conflict.path}: settled; {counted(left, 'conflict')} left")
+
+
+def accept(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
+    """Let through what the guard holds back: what the files say becomes the documents.
+
+    Example: replica accept lessons-buffer.md
+    """
+    from replica.bridge import Bridge
+
+    with opened(folder) as clone:
+        chosen = [document_path(clone, path) for path in files or []]
+        bridge = Bridge(clone)
+        waiting = {row["path"] for row in bridge.held()}
+        if waiting or chosen:
+            bridge.accept(chosen)
+        left = [row["path"] for row in bridge.held()]
+        publish(clone)
+    _tell(json, "accepted", sorted(waiting - set(left)), left)
+
+
+def reject(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
+    """Undo what the guard holds back: the files become the documents again; what they held is kept in .replica/rejected.
+
+    Example: replica reject lessons-buffer.md
+    """
+    from replica.bridge import Bridge
+
+    with opened(folder) as clone:
+        chosen = [document_path(clone, path) for path in files or []]
+        bridge = Bridge(clone)
+        done = bridge.reject(chosen) if chosen or bridge.held() else []
+        left = [row["path"] for row in bridge.held()]
+        publish(clone)
+    _tell(json, "rejected", done, left)
+
+
+def _tell(json: bool, what: str, done: list[str], left: list[str]) -> None:
+    if json:
+        emit({what: done, "held": left})
+        return
+    for path in done:
+        words(f"{what}: {path}")
+    if not done:
+        words("nothing is held back" if not left else "nothing changed")
+    if left:
+        words(f"still held: {', '.join(left)}")

@@ -1,0 +1,228 @@
+"""One look at a clone, and the checks of `replica doctor`. Plain data for a terminal, a page or an agent to show."""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from replica import clock, folder, paths
+from replica.clone import CONFIG, FOLDER, IDENTITY, PRIVATE, Clone, place_of
+from replica.errors import ConfigError
+from replica.log import Vector, lacking
+
+WARN_FROM = 0.8  # of a harvest threshold
+# A clock that is this far behind what others wrote is worth a word, in milliseconds.
+SUSPICIOUS = 5 * 60_000
+EARLIEST = 1_700_000_000_000  # milliseconds since 1970: this program is younger
+
+
+def status(clone: Clone, node: dict | None) -> dict[str, Any]:
+    """What `replica status --json` prints. `node`: what the running node says of itself, None when none runs."""
+    clone.log.refresh()
+    store = clone.store
+    return {
+        "workspace": clone.workspace_name,
+        "clone": {"name": clone.name, "id": clone.identity.id.hex()},
+        "removed": clone.removed,
+        "node": "stopped" if node is None else "running",
+        "digest": clone.digest().hex(),
+        "version": {author.hex(): seq for author, seq in clone.vector().items()},
+        "documents": len(clone.documents.latest_changes()),
+        "entries": clone.documents.count_entries(),
+        "private": private_entries(clone),
+        "conflicts": len(clone.documents.all_conflicts()),
+        "held": held(clone),
+        "skipped": [{"path": p, "reason": r} for p, r in store.rows("SELECT path, reason FROM skipped ORDER BY path")],
+        "harvest": harvest(clone),
+        "peers": peers(clone, node),
+    }
+
+
+def held(clone: Clone) -> list[dict[str, Any]]:
+    """What waits for `accept` or `reject`; `since` in milliseconds since 1970."""
+    rows = clone.store.rows("SELECT path, reason, what, since FROM held ORDER BY path")
+    return [dict(zip(("path", "reason", "what", "since"), row, strict=True)) for row in rows]
+
+
+def private_entries(clone: Clone) -> int:
+    """How many live entries are of level 0."""
+    return clone.store.value(
+        "SELECT count(DISTINCT doc || hex(id)) FROM adds JOIN documents d ON d.n=doc"
+        " WHERE d.private=1 AND dead=0 AND role='entry'"
+    )
+
+
+def peers(clone: Clone, node: dict | None) -> list[dict[str, Any]]:
+    """The other members: who is connected, and how many changes they (`behind`) or we (`ahead`) still lack.
+
+    `last_seen` in milliseconds since 1970. Of a member that was never met, everything is lacking there.
+    """
+    import msgpack
+
+    ours = clone.vector()
+    told = {row.get("id"): row for row in (node or {}).get("peers", [])}
+    met = {id: (seen, vector) for id, seen, vector in clone.store.rows("SELECT id, seen, vector FROM peers")}
+    result = []
+    for member in clone.members():
+        if member["id"] == clone.identity.id or member["removed_by"] is not None:
+            continue
+        seen, packed = met.get(member["id"], (None, None))
+        theirs: Vector = msgpack.unpackb(packed, strict_map_key=False) if packed else {}
+        result.append({
+            "name": member["name"], "id": member["id"].hex(),
+            "online": bool(told.get(member["id"].hex(), {}).get("online")), "last_seen": seen,
+            "behind": lacking(theirs, ours), "ahead": lacking(ours, theirs),
+        })  # fmt: skip
+    return result
+
+
+def harvest(clone: Clone) -> list[dict[str, Any]]:
+    """The buffers that are full or nearly so: `share` of the threshold that is nearest, from 0.8 on."""
+    result = []
+    for path, policy in clone.documents.latest_changes():
+        rule = clone.rule(path)
+        if rule is None or rule.harvest is None or rule.policy != policy:
+            continue
+        document = clone.documents.find(path, policy)
+        text = clone.documents.text(document)
+        entries = 0 if policy == "text" else sum(e.role == "entry" for e in clone.documents.entries(document))
+        lines = sum(1 for line in text.split("\n") if line.strip())
+        have = {"lines": lines, "entries": entries, "bytes": len(text.encode())}
+        shares = [(have[what] / most, what, most) for what in have if (most := getattr(rule.harvest, what))]
+        share, what, most = max(shares)
+        if share >= WARN_FROM:
+            result.append({
+                "document": path, "measure": what, "value": have[what], "threshold": most,
+                "share": round(share, 2), "into": rule.harvest.into,
+            })  # fmt: skip
+    return result
+
+
+# --- doctor
+
+
+class Check(NamedTuple):
+    """`state`: "ok", "note" (worth knowing) or "problem". `hint`: the way out."""
+
+    name: str
+    state: str
+    what: str
+    hint: str = ""
+
+
+def checks(clone: Clone, now_ms: int | None = None) -> Iterator[Check]:
+    """Everything that can be checked without a network, one after the other."""
+    yield _store(clone)
+    yield _membership(clone)
+    yield _keys(clone)
+    yield _place(clone)
+    yield _config(clone)
+    yield _clock(clone, int(time.time() * 1000) if now_ms is None else now_ms)
+    yield from _files(clone)
+    yield _names(clone)
+    yield _held(clone)
+    yield _conflicts(clone)
+
+
+def _store(clone: Clone) -> Check:
+    found = [row[0] for row in clone.store.rows("PRAGMA quick_check(3)")]
+    if found != ["ok"]:
+        return Check("store", "problem", f"damaged: {found[0]}", "restore a backup, or join again in a new folder")
+    count = clone.store.value("SELECT count(*) FROM changes")
+    return Check("store", "ok", f"readable, {count:,} changes")
+
+
+def _membership(clone: Clone) -> Check:
+    if clone.log.author(clone.identity.id) is None:
+        return Check("member", "problem", "the workspace has not arrived here yet", "meet a member: `replica sync`")
+    if clone.removed:
+        return Check("member", "problem", "this clone was removed from the workspace", "join again with a new code")
+    return Check("member", "ok", f"{clone.name} of workspace {clone.workspace_name}")
+
+
+def _keys(clone: Clone) -> Check:
+    """POSIX only: elsewhere the folder's own protection counts."""
+    place = clone.root / FOLDER
+    if os.name != "posix":
+        return Check("keys", "ok", "readable")
+    open_to_others = [f.name for f in (place / IDENTITY, place / PRIVATE) if f.stat().st_mode & 0o077]
+    if open_to_others:
+        names = " and ".join(open_to_others)
+        fix = " ".join(f"{FOLDER}/{name}" for name in open_to_others)
+        return Check("keys", "problem", f"others on this machine may read {names}", f"chmod 600 {fix}")
+    return Check("keys", "ok", "readable by you alone")
+
+
+def _place(clone: Clone) -> Check:
+    recorded = clone.store.meta("place", "")
+    if recorded and recorded != place_of(clone.root) and os.path.exists(os.path.join(recorded, FOLDER, IDENTITY)):
+        return Check(
+            "place", "problem", f"this folder looks like a copy of {recorded}",
+            "two folders must not share one key: delete .replica in one of them and join again",
+        )  # fmt: skip
+    return Check("place", "ok", str(clone.root))
+
+
+def _config(clone: Clone) -> Check:
+    from replica import config, filetext
+
+    file = clone.root / CONFIG
+    try:
+        if file.is_file():
+            config.load(filetext.decode(file.read_bytes()).text)
+    except (ConfigError, ValueError) as error:
+        hint = error.hint if isinstance(error, ConfigError) else "save it as UTF-8"
+        return Check("config", "problem", f"{error}; the last valid one is in force", hint)
+    return Check("config", "ok", f"{CONFIG} is valid" if file.is_file() else f"no {CONFIG}; the defaults are in force")
+
+
+def _clock(clone: Clone, now_ms: int) -> Check:
+    ahead = clock.to_ms(clone.store.meta("time", 0)) - now_ms
+    if now_ms < EARLIEST:
+        return Check("clock", "problem", "this machine's clock is years behind", "set it, or let NTP do it")
+    if ahead > SUSPICIOUS:
+        return Check(
+            "clock", "problem", f"the newest change is {ahead // 60_000:,} minutes ahead of this machine's clock",
+            "set the clock here, or on the clone that wrote it (`replica log -n 1`)",
+        )  # fmt: skip
+    return Check("clock", "ok", "in line with what was written")
+
+
+def _files(clone: Clone) -> Iterator[Check]:
+    """What is passed over, as of the last run and as of now."""
+    skipped = dict(clone.store.rows("SELECT path, reason FROM skipped"))
+    seen = folder.look(clone.root, lambda path: clone.rule(path) is not None, clone.config.excluded)
+    skipped.update(seen.skipped)
+    skipped.pop(CONFIG, None)  # `config` says that better
+    if not skipped:
+        yield Check("files", "ok", f"none of {len(seen.files)} is passed over")
+    for path, reason in sorted(skipped.items()):
+        yield Check("files", "problem", f"{path}: {reason}", "mend it, or exclude it in replica.toml")
+
+
+def _names(clone: Clone) -> Check:
+    """Two documents that one file system may not tell apart cannot both be files; only a person can rename one."""
+    seen: dict[str, str] = {}
+    for document in clone.documents.all():
+        other = seen.setdefault(paths.clash_key(document.path), document.path)
+        if other != document.path:
+            what = f"{document.path} and {other} differ in case only; not every machine can hold both"
+            return Check("names", "problem", what, "rename one of the two files")
+    return Check("names", "ok", "every document can be a file on every system")
+
+
+def _held(clone: Clone) -> Check:
+    waiting = held(clone)
+    if not waiting:
+        return Check("held", "ok", "nothing is held back")
+    first = waiting[0]
+    more = f", and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+    return Check("held", "problem", f"{first['path']}: {first['what']}{more}", "`replica accept` or `replica reject`")
+
+
+def _conflicts(clone: Clone) -> Check:
+    count = len(clone.documents.all_conflicts())
+    if count:
+        words = "1 waits" if count == 1 else f"{count} wait"
+        return Check("conflicts", "note", f"{words} for a decision", "see `replica conflicts`")
+    return Check("conflicts", "ok", "none is open")
