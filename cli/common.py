@@ -35,8 +35,17 @@ def opened(folder: Path | None):
     """The clone that is meant, open for the length of the block."""
     from replica.clone import Clone
 
-    with Clone.open(root_of(folder)) as clone:
+    with Clone.open(root_of(folder), certify=certify) as clone:
+        if clone.copy_of is not None:
+            words(f"This folder is a copy of {clone.copy_of}; it is a clone of its own from now on: {clone.name}.")
         yield clone
+
+
+def certify(private: bytes, name: str) -> bytes:
+    """A clone's certificate; what makes it is loaded when one is needed."""
+    from transport.tls import make_certificate
+
+    return make_certificate(private, name)
 
 
 def document_path(clone: "Clone", given: str) -> str:

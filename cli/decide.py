@@ -83,7 +83,9 @@ def resolve(
 
 
 def accept(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
-    """Let through what the guard holds back: what the files say becomes the documents.
+    """Let through what the guard holds back.
+
+    What the files say becomes the documents.
 
     Example: replica accept lessons-buffer.md
     """
@@ -101,7 +103,9 @@ def accept(files: Documents = None, folder: Dir = None, json: Json = False) -> N
 
 
 def reject(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
-    """Undo what the guard holds back: the files become the documents again; what they held is kept in .replica/rejected.
+    """Undo what the guard holds back.
+
+    The files become the documents again. What they held is kept in .replica/rejected.
 
     Example: replica reject lessons-buffer.md
     """

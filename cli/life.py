@@ -20,9 +20,9 @@ def init(
     folder: Dir = None,
     json: Json = False,
 ) -> None:
-    """Make a folder the first clone of a new workspace, and take in the files that are there.
+    """Make a folder the first clone of a new workspace.
 
-    Known layouts of memory (a memory-bank/, OpenClaw memory/, Claude Code MEMORY.md) get a fitting replica.toml.
+    The files that are there are taken in. Known layouts of memory (a memory-bank/, OpenClaw memory/, Claude Code MEMORY.md) get a fitting replica.toml.
 
     Example: replica init ~/memory --name laptop --workspace team
     """
@@ -133,7 +133,7 @@ def _tell_init(result: dict[str, Any]) -> None:
 
 
 def status(folder: Dir = None, json: Json = False) -> None:
-    """One look: this clone, its node, its peers, and what waits for whom.
+    """One look: clone, node, peers, and what waits for whom.
 
     Example: replica status --json
     """
@@ -197,7 +197,9 @@ def _peer_words(peer: dict[str, Any]) -> str:
 
 
 def members(folder: Dir = None, json: Json = False) -> None:
-    """Who belongs to the workspace, and who did: name, id, since when, let in by whom.
+    """Who belongs to the workspace, and who did.
+
+    Name, id, since when, and let in by whom.
 
     Example: replica members
     """
@@ -232,9 +234,9 @@ def remove(
     folder: Dir = None,
     json: Json = False,
 ) -> None:
-    """End a clone's access to the workspace, everywhere it is heard of. What it wrote stays.
+    """End a clone's access to the workspace.
 
-    What it has already received stays on its machine, too.
+    It holds everywhere it is heard of. What the clone wrote stays. What it has already received stays on its machine, too.
 
     Example: replica remove old-laptop
     """
@@ -264,7 +266,9 @@ def remove(
 
 
 def doctor(folder: Dir = None, json: Json = False) -> None:
-    """Why is a peer not seen, why does a file not sync? One line a check, with the way out. Exit code 1: a problem.
+    """Why is a peer not seen, why does a file not sync?
+
+    One line a check: OK, note or problem, with the way out. Exit code 1 when there is a problem.
 
     Example: replica doctor
     """
@@ -297,8 +301,15 @@ def _checks(root: Path, look):
     with clone:
         yield from look.checks(clone)
         node = _node(root)
-        yield look.Check("node", "ok", "running") if node is not None else look.Check(
-            "node", "note", "not running; files and peers wait", "start it with `replica up`, or `replica sync` once"
+        yield (
+            look.Check("node", "ok", "running")
+            if node is not None
+            else look.Check(
+                "node",
+                "note",
+                "not running; files and peers wait",
+                "start it with `replica up`, or `replica sync` once",
+            )
         )
         yield _interfaces(look)
         yield from _never_met(look.peers(clone, node), node, look)

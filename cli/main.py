@@ -59,18 +59,13 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
         command = _command(name)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
-        elif command is not None:
+        else:
             app.command(name)(command)
     return app
 
 
 def _command(name: str):
-    try:
-        return getattr(import_module(MODULES[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name == "cli.peers":  # TEMPORARY: until cli/peers.py exists
-            return None
-        raise
+    return getattr(import_module(MODULES[name]), name)
 
 
 def _show_version(wanted: bool) -> None:

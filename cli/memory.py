@@ -9,7 +9,6 @@ from cli.common import (
     Dir,
     Document,
     Json,
-    counted,
     data,
     document_path,
     emit,
@@ -48,12 +47,16 @@ def _document(clone: "Clone", given: str):
     except DocumentNotFound as error:
         error.hint = history.near(clone, path) or error.hint
         if clone.store.value("SELECT 1 FROM documents WHERE path=?", (path,)):
-            error.hint = f"it was deleted; see `replica log {path}`, bring it back with `replica restore {path} --at TIME`"
+            error.hint = (
+                f"it was deleted; see `replica log {path}`, bring it back with `replica restore {path} --at TIME`"
+            )
         raise
 
 
 def ls(folder: Dir = None, json: Json = False) -> None:
-    """The documents: path, policy, cadence, level, entries, size, last change and by whom.
+    """List the documents.
+
+    Path, policy, cadence, level, entries, size, last change and by whom.
 
     Example: replica ls
     """
@@ -177,7 +180,9 @@ def search(
     folder: Dir = None,
     json: Json = False,
 ) -> None:
-    """Find entries, and lines of texts, over all documents; the newest first.
+    """Find entries and lines by words, over all documents.
+
+    The newest come first.
 
     Example: replica search deploy friday
     """
@@ -245,7 +250,7 @@ def diff(
     folder: Dir = None,
     json: Json = False,
 ) -> None:
-    """What changed in a document between two times, as a unified diff.
+    """What changed in a document between two times.
 
     Example: replica diff lessons-buffer.md --from 3d
     """
@@ -274,7 +279,9 @@ def restore(
     folder: Dir = None,
     json: Json = False,
 ) -> None:
-    """Bring back an earlier text of a document as a new change. Nothing of the history goes.
+    """Bring back an earlier text of a document.
+
+    It is a new change: nothing of the history goes.
 
     Example: replica restore lessons-buffer.md --at yesterday
     """

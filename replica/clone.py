@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replica import changes, clock
+from replica import changes, clock, copies
 from replica.changes import Add, Kind, Remove, Signed
 from replica.documents import Document, Documents, Entry
 from replica.errors import AlreadyAClone, DiskFull, DocumentNotFound, NotAClone, NotFound, StoreError, UsageError
@@ -53,6 +53,7 @@ class Clone:
         self.materialiser.log = self.log
         self.documents = Documents(store, self.log, self.materialiser)
         self._config: tuple[Any, 'Config'] | None = None
+        self.copy_of: Path | None = None  # set when opening found that this folder is a copy of another clone's
         # Called after a transaction that added to the log; the node sends what is new.
         self.on_change: Callable[[], None] | None = None
         self.log.refresh()
@@ -102,7 +103,7 @@ class Clone:
         store = Store.create(beside)
         with store.transaction():
             for key, value in {
-                "workspace": workspace, "name": name, "clone": identity.id, "place": place_of(root), "time": 0,
+                "workspace": workspace, "name": name, "clone": identity.id, "place": copies.place_of(root), "time": 0,
             }.items():  # fmt: skip
                 store.set_meta(key, value)
             store.execute(
@@ -115,23 +116,32 @@ class Clone:
         return cls.open(root, now_ms=now_ms)
 
     @classmethod
-    def open(cls, root: Path, *, now_ms=None) -> "Clone":
-        """Open the clone whose files are in `root`. Raises NotAClone, StoreError, UnknownSchema."""
+    def open(cls, root: Path, *, certify: Certify | None = None, now_ms=None) -> "Clone":
+        """Open the clone whose files are in `root`.
+
+        A folder that was copied gets an identity of its own here (replica/copies.py), for which `certify` is needed.
+
+        Raises:
+            NotAClone, UnknownSchema: nothing was touched.
+            StoreError: key and store do not fit, or a copy was found and there is no `certify`.
+        """
         folder = root / FOLDER
         if not (folder / STORE).is_file():
             raise NotAClone(f"{root} is not a clone")
         store = Store.open(folder / STORE)
         try:
+            copies.finish(folder, store)
             identity, private = Identity.load(folder / IDENTITY), Identity.load(folder / PRIVATE)
             if store.meta("clone") != identity.id:
                 raise StoreError(
                     f"the key and the store in {folder} belong to different clones",
                     hint="put back the files of one backup together, or join again in a new folder",
                 )
-            return cls(root, store, identity, private, now_ms)
+            clone = cls(root, store, identity, private, now_ms)
         except BaseException:
             store.close()
             raise
+        return copies.settle(clone, certify)
 
     def close(self) -> None:
         self.store.close()
@@ -348,11 +358,6 @@ def refuse_if_clone(root: Path) -> None:
         return
     where = "is already a clone" if existing == root.absolute() else f"lies inside the clone {existing}"
     raise AlreadyAClone(f"{root} {where}")
-
-
-def place_of(root: Path) -> str:
-    """Where the clone is: a copy of the folder is somewhere else, and so notices that it is one."""
-    return str(root.resolve())
 
 
 def check_name(name: str, what: str) -> None:

@@ -63,7 +63,9 @@ def _version(clone: Clone, conflict: Conflict, keep: str) -> int:
 # --- entries
 
 
-def _settle_entries(clone: Clone, document: Document, conflict: Conflict, keep: str | None, text: str | None) -> Settled:
+def _settle_entries(
+    clone: Clone, document: Document, conflict: Conflict, keep: str | None, text: str | None
+) -> Settled:
     entries = conflict.entries
     shared = [dot for entry in entries for dot in entry.dots if not _is_private(clone, dot)]
     private = [dot for entry in entries for dot in entry.dots if _is_private(clone, dot)]

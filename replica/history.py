@@ -264,7 +264,9 @@ def text_at(clone: Clone, path: str, moment: int) -> str:
 def before_last(clone: Clone, path: str) -> int:
     """The hybrid time just before the newest change to a document. Raises DocumentNotFound."""
     numbers = _numbers(clone, path)
-    return clone.store.value(f"SELECT max(time) FROM changes WHERE doc IN ({','.join('?' * len(numbers))})", numbers) - 1
+    return (
+        clone.store.value(f"SELECT max(time) FROM changes WHERE doc IN ({','.join('?' * len(numbers))})", numbers) - 1
+    )
 
 
 # --- what changed between
@@ -320,7 +322,8 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
             return False
         if document.policy == "log" and document.alive:
             raise WrongPolicy(
-                f"{path!r} is a log, and a log only grows", hint=f"read it as it was with `replica show {path} --at TIME`"
+                f"{path!r} is a log, and a log only grows",
+                hint=f"read it as it was with `replica show {path} --at TIME`",
             )
         if document.policy == "text":
             clone.edit_text(path, new=past.text, level=0 if document.shared is None else 1)

@@ -4,6 +4,7 @@ Pure: blocks and texts in, operations out. The base is always what *we last wrot
 the document as it is now; others' changes since then are not ours to undo.
 """
 
+from bisect import bisect
 from typing import NamedTuple
 
 from replica.blocks import Block, block_id, pair, parse
@@ -66,6 +67,7 @@ class _Saving:
         self.replaced = {j: i for i, j in self.edits.replaced}
         still = {i for i, _ in ascending(sorted(self.edits.kept))}
         self.moved = {j for i, j in self.edits.kept if i not in still}
+        self.moved |= _out_of_order(self.edits.replaced, sorted(pair for pair in self.edits.kept if pair[0] in still))
         self.ops: list[Levelled] = []
         self.past = bool(self.edits.removed or self.edits.replaced or self.moved)
 
@@ -79,7 +81,7 @@ class _Saving:
                 place, private = self._keep(j, block, any_after, shared_after)
                 gap = j
             elif j in self.replaced:
-                place, private = self._replace(self.replaced[j], block)
+                place, private = self._replace(j, block, any_after, shared_after)
                 gap = j
             else:
                 place, private = self._add(block, any_after, shared_after, gap in private_gaps)
@@ -109,8 +111,8 @@ class _Saving:
         self._write(entry, Add(entry.role, entry.text, entry.occurrence, lead, after, kills, entry.meta))
         return place_of(entry.id, list(kills)), entry.private
 
-    def _replace(self, i: int, block: Block) -> tuple[bytes | None, bool]:
-        entry = self._entry(i)
+    def _replace(self, j: int, block: Block, any_after, shared_after) -> tuple[bytes | None, bool]:
+        entry = self._entry(self.replaced[j])
         kills = self._seen(entry) if entry is not None else ()
         if entry is None or not kills:
             # It went meanwhile; the edit of it is kept as an entry of its own.
@@ -120,7 +122,10 @@ class _Saving:
             self._write(entry, Remove(kills))
             return twin.place, twin.private
         occurrence = self.names.free(block)
-        self._write(entry, Add(block.role, block.text, occurrence, block.lead, entry.place, kills, entry.meta))
+        after = entry.place
+        if j in self.moved:
+            after = any_after if entry.private else shared_after
+        self._write(entry, Add(block.role, block.text, occurrence, block.lead, after, kills, entry.meta))
         return block_id(block.role, block.text, occurrence), entry.private
 
     def _add(self, block: Block, any_after, shared_after, beside_private: bool) -> tuple[bytes, bool]:
@@ -157,6 +162,18 @@ class _Saving:
             elif (entry := self._entry(i)) is not None and entry.private:
                 gaps.add(last)
         return gaps
+
+
+def _out_of_order(replaced: list[tuple[int, int]], stay: list[tuple[int, int]]) -> set[int]:
+    """Which new blocks stand elsewhere among those that `stay` (ascending) than what they replace did."""
+    moved = set()
+    for i, j in replaced:
+        at = bisect(stay, (i, j))
+        if (at > 0 and stay[at - 1][1] > j) or (at < len(stay) and stay[at][1] < j):
+            moved.add(j)
+        else:
+            stay.insert(at, (i, j))
+    return moved
 
 
 class _Names:

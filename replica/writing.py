@@ -92,9 +92,7 @@ def _meta(type: str | None, tags: tuple[str, ...], level: int, usual: int) -> di
     meta: dict[str, Any] = {}
     for value in (*([type] if type is not None else []), *tags):
         if not value.strip() or not value.isprintable() or len(value) > changes.MAX_META:
-            raise UsageError(
-                f"{value!r} is no type or tag", hint=f"use up to {changes.MAX_META} printable characters"
-            )
+            raise UsageError(f"{value!r} is no type or tag", hint=f"use up to {changes.MAX_META} printable characters")
     if len(set(tags)) > changes.MAX_TAGS:
         raise UsageError(f"{len(tags)} tags are too many", hint=f"use up to {changes.MAX_TAGS}")
     if type is not None:

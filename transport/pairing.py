@@ -273,7 +273,7 @@ class _Exchange:
             NotOnCurve,
             ValueError,
             AssertionError,
-        ) as error:  # the library asserts on some of its input
+        ) as error:  # it asserts on some input
             raise ProtocolError(f"not a key exchange message: {type(error).__name__}") from None
         return _Keys(key, _hash(hi) + _hash(answer))
 

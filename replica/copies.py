@@ -1,0 +1,115 @@
+"""A copied folder (`cp -r`, a work tree) must not go on as the clone that it was copied from: two would write one chain.
+
+Each store remembers its place. Opened elsewhere while the old place still holds the same identity, it is a copy: it
+takes a new identity, vouched for by the old one, and tells the original of it, which tells the others. Opened elsewhere
+otherwise, the folder was moved.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replica import changes
+from replica.changes import Kind, Signed
+from replica.errors import ReplicaError, StoreError
+from replica.keys import Identity
+
+if TYPE_CHECKING:
+    from replica.clone import Certify, Clone
+    from replica.store import Store
+
+NEXT = "identity.next"  # the new key, until the store knows of it
+
+
+def place_of(root: Path) -> str:
+    """Where a clone is."""
+    return str(root.resolve())
+
+
+def settle(clone: "Clone", certify: "Certify | None") -> "Clone":
+    """Return the clone itself if it is where it was or was moved; one with a new identity if it is a copy."""
+    here, recorded = place_of(clone.root), clone.store.meta("place")
+    try:
+        if here != recorded:
+            original = Path(recorded)
+            if _holds(original, clone.identity) and clone.log.author(clone.identity.id) is not None:
+                return _branch_off(clone, original, certify)
+            with clone.transaction():
+                clone.store.set_meta("place", here)
+        elif clone.store.meta("introduce"):
+            _introduce(clone)
+    except BaseException:
+        clone.close()
+        raise
+    return clone
+
+
+def _holds(place: Path, identity: Identity) -> bool:
+    from replica.clone import FOLDER, IDENTITY, STORE
+
+    try:
+        return (place / FOLDER / STORE).is_file() and Identity.load(place / FOLDER / IDENTITY).id == identity.id
+    except ReplicaError:
+        return False
+
+
+def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "Clone":
+    from replica.clone import FOLDER
+    from replica.log import succession
+
+    if certify is None:
+        raise StoreError(f"{clone.root} is a copy of the clone {original}", hint="run `replica status` in it once")
+    new = Identity.new()
+    new.save(clone.root / FOLDER / NEXT)
+    with clone.transaction():
+        taken = {member["name"] for member in clone.members()}
+        name = next(n for n in (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000))) if n not in taken)
+        payload = changes.member_payload(
+            new.public, certify(new.private, name), name, old=clone.identity.id, why="copy",
+            proof=clone.identity.sign(succession(clone.workspace, new.public)),
+        )  # fmt: skip
+        moment = clone.store.meta("time") + 1
+        deps = list(clone.log.vector().items())
+        first = changes.encode(new.id, 1, clone.workspace, moment, deps, Kind.SUCCEED, None, payload)
+        clone.log.ingest([Signed(first.body, new.sign(first.hash))])
+        for key, value in {"clone": new.id, "place": place_of(clone.root), "introduce": str(original)}.items():
+            clone.store.set_meta(key, value)
+        clone.store.execute("DELETE FROM meta WHERE key='port'")
+    finish(clone.root / FOLDER, clone.store)
+    clone.identity = new
+    clone.copy_of = original
+    _introduce(clone)
+    return clone
+
+
+def finish(folder: Path, store: "Store") -> None:
+    """Put the new key in the old one's place once the store belongs to it; a crash before that undoes it."""
+    from replica.clone import IDENTITY
+
+    following = folder / NEXT
+    if not following.is_file():
+        return
+    if Identity.load(following).id == store.meta("clone"):
+        for stale in ("identity.pem", "node.json"):
+            (folder / stale).unlink(missing_ok=True)
+        os.replace(following, folder / IDENTITY)
+    else:
+        following.unlink()
+
+
+def _introduce(clone: "Clone") -> None:
+    """Hand our first change to the original, whose node spreads it: others trust our new key from then on."""
+    from replica.clone import Clone
+
+    original = Path(clone.store.meta("introduce"))
+    first = clone.store.row(
+        "SELECT body, signature FROM changes JOIN authors a ON a.n=author WHERE a.id=? AND changes.seq=1",
+        (clone.identity.id,),
+    )
+    try:
+        with Clone.open(original) as other:
+            other.ingest([Signed(*first)])
+    except ReplicaError:
+        return  # it is away or busy; the next opening tries again
+    with clone.transaction():
+        clone.store.set_meta("introduce", None)
