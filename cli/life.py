@@ -22,7 +22,8 @@ def init(
 ) -> None:
     """Make a folder the first clone of a new workspace.
 
-    The files that are there are taken in. Known layouts of memory (a memory-bank/, OpenClaw memory/, Claude Code MEMORY.md) get a fitting replica.toml.
+    The files that are there are taken in. Known layouts of memory (a memory-bank/, OpenClaw memory/, Claude Code
+    MEMORY.md) get a fitting replica.toml.
 
     Example: replica init ~/memory --name laptop --workspace team
     """
@@ -236,7 +237,7 @@ def remove(
 ) -> None:
     """End a clone's access to the workspace.
 
-    It holds everywhere it is heard of. What the clone wrote stays. What it has already received stays on its machine, too.
+    It holds everywhere it is heard of. What the clone wrote stays; what it has received stays on its machine.
 
     Example: replica remove old-laptop
     """

@@ -345,10 +345,15 @@ def peers(directory: Dir = None, json: Json = False) -> None:
 
     Example: replica peers
     """
-    from cli.life import peer_rows
+    from cli.common import iso_ms
+    from replica import status as look
 
+    root = root_of(directory)
+    node = control.ask(root, "status", timeout=5.0)
     with opened(directory) as clone:
-        rows = peer_rows(clone)
+        rows = look.status(clone, node)["peers"]
+    for row in rows:
+        row["last_seen"] = iso_ms(row["last_seen"])
     for row in rows:
         if json:
             emit(row)

@@ -5,13 +5,13 @@ The past is replayed from the log into a scratch store in memory, by the code th
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
 from replica import clock, intake
-from replica.blocks import block_id
+from replica.blocks import render, spaced
 from replica.changes import Add, Change, Kind, Remove
 from replica.clone import Clone
 from replica.documents import Document, Documents, Entry
@@ -343,35 +343,37 @@ def _now(clone: Clone, past: Past) -> Document:
 
 
 def _restoring(clone: Clone, document: Document, past: Past) -> list[Levelled]:
+    """The operations that a person would make by saving the old text, each entry at the level it had."""
     documents = clone.documents
-    shown = documents.entries(document)
-    live = documents.versions(document) if document.policy == "latest" else shown
     rule = clone.rule(document.path)
     level = rule.level if rule else 1
-    saved = intake.save(
-        documents.shown(document), [entry.id for entry in shown], past.text, document.policy, live,
-        known_ids(clone, document), clone.log.last_row(), level,
-    )  # fmt: skip
+    shown = documents.entries(document)
+    live = documents.versions(document) if document.policy == "latest" else shown
+    known, seen = known_ids(clone, document), clone.log.last_row()
+
+    def saved(keep: Callable[[Entry], bool], level: int) -> list[Levelled]:
+        base = [entry for entry in shown if keep(entry)]
+        text = render(spaced((e.block for e in past.entries if keep(e)), document.policy))
+        blocks, ids = spaced((e.block for e in base), document.policy), [e.id for e in base]
+        of_them = [entry for entry in live if keep(entry)]
+        return intake.save(blocks, ids, text, document.policy, of_them, known, seen, level).ops
+
     secret = {(entry.role, entry.text) for entry in past.entries if entry.private}
-    return _private_again(saved.ops, secret) if level else saved.ops
+    if level == 0 or not (secret or any(entry.private for entry in live)):
+        return saved(lambda entry: True, level)
+    shared = saved(lambda entry: not entry.private, level)
+    return shared + _private_part(saved(lambda entry: True, 0), secret)
 
 
-def _private_again(ops: list[Levelled], secret: set[tuple[str, str]]) -> list[Levelled]:
-    """What was of level 0 then comes back as level 0, and no shared operation names it."""
+def _private_part(ops: list[Levelled], secret: set[tuple[str, str]]) -> list[Levelled]:
+    """Of a whole save, what it does to entries of level 0, and the adding of those that were of level 0 then."""
     result: list[Levelled] = []
-    instead: dict[bytes, bytes | None] = {}  # a private block -> the shared one before it
     for level, op in ops:
-        if not isinstance(op, Add) or level == 0:
-            result.append((level, op))
-            continue
-        after = instead.get(op.after, op.after) if op.after else None
-        if (op.role, op.text) not in secret:
-            result.append((level, op._replace(after=after)))
-            continue
-        instead[block_id(op.role, op.text, op.occurrence)] = after
-        result.append((0, op._replace(after=after, kills=())))
-        if op.kills:
-            result.append((level, Remove(op.kills)))
+        kills = op.kills if level == 0 else ()  # what is shared goes by a shared operation
+        if isinstance(op, Add) and (op.role, op.text) in secret:
+            result.append((0, op._replace(kills=kills)))
+        elif kills:
+            result.append((0, Remove(kills)))
     return result
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from replica import clock, folder, paths
-from replica.clone import CONFIG, FOLDER, IDENTITY, PRIVATE, Clone, place_of
+from replica.clone import CONFIG, FOLDER, IDENTITY, PRIVATE, Clone
+from replica.copies import place_of
 from replica.errors import ConfigError
 from replica.log import Vector, lacking
 

@@ -14,12 +14,12 @@ START = {
 ALICE = {
     "activeContext.md": "by alice\n",
     "a-buffer.md": "# A\n\n- one\n- two by alice\n- three\n",
-    "notes.md": "above\n\nmiddle by alice\n\nbelow\n",
+    "notes.md": "above\n\ncentre, says alice\n\nbelow\n",
 }
 BOB = {
     "activeContext.md": "by bob\n",
     "a-buffer.md": "# A\n\n- one\n- two by bob\n- three\n",
-    "notes.md": "above\n\nbob's middle\n\nbelow\n",
+    "notes.md": "above\n\nthe heart by bob\n\nbelow\n",
 }
 
 

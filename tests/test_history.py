@@ -38,7 +38,7 @@ def test_a_time_is_what_a_person_means_by_it(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "10", "10y", "-5m", "2026-13-01", "2026-03-01T25:00", "m", "9" * 40 + "d"]
+    "text", ["", "soon", "10", "10y", "-5m", "2026-13-01", "2026-03-01T25:00", "9" * 40 + "d"]
 )
 def test_what_is_no_time_is_refused_with_an_example(text):
     with pytest.raises(UsageError) as caught:

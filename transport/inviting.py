@@ -18,6 +18,8 @@ from transport.node import Node, Options
 from transport.targets import Address
 
 FIND_TIMEOUT = 8.0  # seconds to wait for the inviter's announcement
+SAME_NUMBER = 0.5  # seconds to look for another inviter of that number after one has refused
+MOST_INVITERS = 3
 FIRST_SYNC = 120.0  # seconds for everything to arrive
 
 
@@ -111,15 +113,21 @@ async def _find_and_pair(nameplate: int, code: str, certificate: bytes, name: st
 
     discovery = Discovery()
     last: ReplicaError | None = None
+    tried: set[tuple] = set()
     try:
         await discovery.start()
-        found = discovery.find_pairing(nameplate, FIND_TIMEOUT)
-        async for places in found:
+        # A neighbour may show the same number by chance: whoever proves the code is the one.
+        for patience in (FIND_TIMEOUT, *[SAME_NUMBER] * (MOST_INVITERS - 1)):
+            async for places in discovery.find_pairing(nameplate, patience):
+                if tuple(places) not in tried:
+                    tried.add(tuple(places))
+                    break
+            else:
+                break
             try:
                 return await pairing.join(places, code, certificate, name)
             except ReplicaError as error:
-                last = error
-                break
+                last = last or error
     finally:
         await discovery.close()
     raise last or Unreachable(

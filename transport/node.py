@@ -164,12 +164,18 @@ class Node:
                     hint="choose another address or port with --listen HOST:PORT",
                 ) from None
             server = await serve(self._called, hosts, addresses.free_port(hosts[0]), **listening)
-        stack.callback(server.close)
+        stack.push_async_callback(self._close_server, server)
         self.port = server.sockets[0].getsockname()[1]
         if self.options.serve and self.options.listen is None:
             with self.clone.transaction():
                 self.clone.store.set_meta("port", self.port)
         self.tell("listening", host=hosts[0], port=self.port)
+
+    async def _close_server(self, server) -> None:
+        """The callers' conversations end before the store is closed under them."""
+        server.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.wait_closed(), 5)
 
     def _where(self) -> tuple[list[str], int]:
         if self.options.listen is not None:
