@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 import time
 
@@ -12,6 +13,7 @@ BENCHES = ("core", "append_latency", "file_latency", "sync_command", "first_join
 
 def main() -> int:
     os.environ["REPLICA_INTERFACES"] = "127.0.0.1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes of a measurement end with it
     wanted = sys.argv[1:]
     chosen = [name for name in BENCHES if not wanted or any(name.startswith(word) for word in wanted)]
     if not chosen:

@@ -110,7 +110,8 @@ def workspace(folder: Path, *names: str) -> list[Clone]:
     for name in names[1:]:
         identity = Identity.new()
         first.admit(identity.public, make_certificate(identity.private), name)
-        clones.append(Clone.adopt(folder / name, identity, first.workspace, name))
+        trusted = make_certificate(first.identity.private)
+        clones.append(Clone.adopt(folder / name, identity, first.workspace, name, inviter=trusted))
     return clones
 
 

@@ -144,11 +144,14 @@ def status(folder: Dir = None, json: Json = False) -> None:
     node = _node(root)
     with opened(folder) as clone:
         found = look.status(clone, node)
+    if not json:
+        _tell_status(found)
+        return
     for row in found["held"]:
         row["since"] = iso_ms(row["since"])
     for peer in found["peers"]:
         peer["last_seen"] = iso_ms(peer["last_seen"])
-    emit(found) if json else _tell_status(found)
+    emit(found)
 
 
 def _node(root: Path) -> dict | None:
@@ -185,7 +188,8 @@ def _tell_status(found: dict[str, Any]) -> None:
 
 
 def _peer_words(peer: dict[str, Any]) -> str:
-    seen = "in reach" if peer["online"] else f"last seen {peer['last_seen']}" if peer["last_seen"] else "never met"
+    met = peer["last_seen"] is not None
+    seen = "in reach" if peer["online"] else f"last seen {local(peer['last_seen'] << 16)}" if met else "never met"
     waits = []
     if peer["behind"]:
         waits.append(f"{counted(peer['behind'], 'change')} to go there")

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 VERSION = "0.1.0"  # as in pyproject.toml; asking importlib.metadata costs 37 ms at every start
 
@@ -47,6 +47,18 @@ class Sections(TyperGroup):
                     formatter.write_dl(rows)
 
 
+class Command(TyperCommand):
+    """Takes an argument such as "- a bullet" for the text that it is: no option has a blank in its name."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        take_values = {name for p in self.params if not getattr(p, "is_flag", True) for name in p.opts}
+        texts, rest = [], []
+        for before, argument in zip(["", *args], args, strict=False):
+            is_text = argument.startswith("-") and len(argument.partition("=")[0].split(maxsplit=1)) > 1
+            (texts if is_text and before not in take_values else rest).append(argument)
+        return super().parse_args(ctx, [*rest, "--", *texts] if texts and "--" not in args else args)
+
+
 def build(arguments: Sequence[str] = ()) -> typer.Typer:
     """The application: with the one command that `arguments` begin with, or else with all of them."""
     app = typer.Typer(
@@ -60,7 +72,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, cls=Command)(command)
     return app
 
 

@@ -7,7 +7,7 @@ then write what the log has brought. The base of every comparison is what we las
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from replica import filetext, folder, guard, intake, paths
 from replica.blocks import parse
 from replica.clone import CONFIG, FOLDER, Clone
 from replica.documents import Document
-from replica.errors import ConfigError, DiskFull, DocumentNotFound, StoreError, UnsafePath
+from replica.errors import ConfigError, DiskFull, DocumentNotFound, InvalidChange, StoreError, TooLarge, UnsafePath
 
 # A file that is gone, or suddenly empty, is looked at again after this many milliseconds before it is believed: editors
 # save by delete-then-create and by truncate-then-write.
@@ -221,7 +221,7 @@ class Bridge:
                 if row is None and self.clone.documents.find(CONFIG, "latest").alive:
                     self._yield_config(data, report)
                 else:
-                    self._visit(CONFIG, file, row, False, True, report)
+                    self._visit(CONFIG, file, row, False, CONFIG in force, report)
         self.follow_config()
 
     def _yield_config(self, data: bytes, report: Report) -> None:
@@ -274,22 +274,40 @@ class Bridge:
         except ValueError as error:
             report.skipped[path] = f"not UTF-8 text: {error}"
             return
-        if row is not None and not same_policy:
-            self._leave(row)
-            row = None
-        full = self.row(path) if row is not None else None
-        self.take(path, data, text, folder.stamp(info), full, switched, force, report)
+        try:
+            with self.clone.transaction():
+                if row is not None and not same_policy:
+                    data = self._leave(self.row(path), rule, data, text, folder.stamp(info))
+                    text, info, row = filetext.decode(data).text, file.stat(), None
+                full = self.row(path) if row is not None else None
+                self.take(path, data, text, folder.stamp(info), full, switched, force, report)
+        except (InvalidChange, TooLarge) as error:
+            report.skipped[path] = f"cannot be taken in: {error}"
+        except OSError as error:
+            report.skipped[path] = f"cannot be read or written: {error.strerror}"
 
-    def _leave(self, row: Trace) -> None:
-        """The policy of a path changed: its content moves on to a document of the new one."""
-        with self.clone.transaction():
-            self.clone.delete(self.clone.documents.find(row.path, row.policy))
-            self.store.execute("DELETE FROM files WHERE path=?", (row.path,))
+    def _leave(self, row: Row, rule, data: bytes, text: str, stamp: str) -> bytes:
+        """The policy of a path changed: its content moves on to a document of the new one.
+
+        Returns what the file holds then: what others had written and the file did not show yet moves along.
+        """
+        old = replace(rule, policy=row.policy)
+        self.take(row.path, data, text, stamp, row, False, True, Report(), old)
+        document, row = self.clone.documents.find(row.path, row.policy), self.row(row.path)
+        if document.alive:
+            canonical, _ = self._content(document)
+            data = filetext.patch(row.base, row.canonical, canonical, exact=row.policy == "text")
+            if data != row.base:
+                folder.write(self.root, row.path, data)
+        self.clone.delete(document)
+        self.store.execute("DELETE FROM files WHERE path=?", (row.path,))
+        return data
 
     def take(
-        self, path: str, data: bytes, text: str, stamp: str, row: Row | None, switched: bool, force: bool, report: Report
-    ) -> None:
-        """Make the document what the file says, as far as the person changed it."""
+        self, path: str, data: bytes, text: str, stamp: str, row: Row | None, switched: bool, force: bool,
+        report: Report, rule=None,
+    ) -> None:  # fmt: skip
+        """Make the document what the file says, as far as the person changed it. `rule`: another than the one in force."""
         if row is not None and row.intent is not None:
             row = self._finish(row, data, stamp)
         if row is not None and data == row.base:
@@ -300,7 +318,7 @@ class Bridge:
             report.look_again = True
             return
         with self.clone.transaction():
-            rule = self.clone.rule(path)
+            rule = rule or self.clone.rule(path)
             taken = self._take_text if rule.policy == "text" else self._take_entries
             hold = taken(path, text, row, rule, switched, force)
             if hold is not None:

@@ -79,9 +79,17 @@ class Clone:
         return clone
 
     @classmethod
-    def adopt(cls, root: Path, identity: Identity, workspace: bytes, name: str, *, now_ms=None) -> "Clone":
-        """Make `root` a clone of a workspace that has admitted `identity`. Its changes come by sync."""
-        return cls._make(root, identity, workspace, name, now_ms)
+    def adopt(
+        cls, root: Path, identity: Identity, workspace: bytes, name: str, *, inviter: bytes | None = None, now_ms=None
+    ) -> "Clone":
+        """Make `root` a clone of a workspace that has admitted `identity`. Its changes come by sync.
+
+        `inviter`: the certificate of the member to trust until the members are known.
+        """
+        clone = cls._make(root, identity, workspace, name, now_ms)
+        with clone.transaction():
+            clone.store.set_meta("inviter", inviter)
+        return clone
 
     @classmethod
     def _make(cls, root: Path, identity: Identity, workspace: bytes, name: str, now_ms) -> "Clone":
@@ -289,14 +297,28 @@ class Clone:
         """Append entry operations, each with its level: level 0 in the private chain, the others in the shared one."""
         written = []
         with self.transaction():
+            split = [part for level, op in ops for part in self._by_chain(level, op)]
             for private in (False, True):
-                chosen = [op for level, op in ops if (level == 0) == private]
+                chosen = [op for level, op in split if (level == 0) == private]
                 for at in range(0, len(chosen), 5_000):
                     payload = changes.entries_payload(chosen[at : at + 5_000])
                     written.append(
                         self.append(Kind.ENTRIES, (path, policy), payload, level=0 if private else 1)
                     )
         return written
+
+    def _by_chain(self, level: int, op: Add | Remove) -> Iterator[tuple[int, Add | Remove]]:
+        """The operation, and what it takes away of the other chain as an operation of that one.
+
+        An entry can be in both: written at level 0 here, and in the same words by somebody else.
+        """
+        hidden = {author.id for author in self.log.authors() if author.private}
+        ours = tuple(dot for dot in op.kills if (dot.author in hidden) == (level == 0))
+        others = tuple(dot for dot in op.kills if (dot.author in hidden) != (level == 0))
+        if ours or isinstance(op, Add):
+            yield level, op._replace(kills=ours)
+        if others:
+            yield (1 if level == 0 else 0), Remove(others)
 
     def edit_text(self, path: str, ops: list | None = None, *, new: str | None = None, level: int = 1) -> list[Stored]:
         """Change a text by operations (start, end, replacement) or to a whole new content."""

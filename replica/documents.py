@@ -221,8 +221,8 @@ class Documents:
             "SELECT DISTINCT path, policy FROM documents WHERE"
             " (policy='text' AND n IN (SELECT doc FROM overlaps WHERE reviewed=0))"
             " OR n IN (SELECT doc FROM adds WHERE dead=0 AND roots IS NOT NULL)"
-            " OR n IN (SELECT doc FROM adds JOIN documents d ON d.n=doc WHERE dead=0 AND d.policy='latest'"
-            "          GROUP BY doc HAVING count(DISTINCT id)>1) ORDER BY 1, 2"
+            " OR (policy='latest' AND path IN (SELECT path FROM adds JOIN documents d ON d.n=doc"
+            "     WHERE dead=0 AND d.policy='latest' GROUP BY path HAVING count(DISTINCT id)>1)) ORDER BY 1, 2"
         )
         return [conflict for pair in candidates for conflict in self.conflicts(self.find(*pair))]
 

@@ -105,6 +105,7 @@ def write(root: Path, path: str, data: bytes) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}"[:200])
     try:
+        beside.unlink(missing_ok=True)  # half written by a process of our number that was killed
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -11,7 +11,7 @@ import msgpack
 
 from replica.blocks import block_id
 from replica.changes import POLICIES, Add, Dot, Kind
-from replica.errors import InvalidChange
+from replica.errors import CorruptUpdate, InvalidChange
 from replica.keys import clone_id
 from replica.log import Log, Stored
 from replica.store import Store
@@ -161,16 +161,10 @@ class Materialiser:
 
         `client`: the id to edit under; a text held for another id is loaded again.
         """
-        from replica.text import Text
-
         limit = before if before is not None else 2**62
         held = self.texts.get(doc)
         if held is None or held[1] >= limit or (client is not None and held[0].client != client):
-            row = self.store.row("SELECT change, state FROM texts WHERE doc=?", (doc,))
-            if row is not None and row[0] < limit:
-                held = (Text.load(row[1], client), row[0])
-            else:
-                held = (Text.new(client), 0)
+            held = self._load(doc, limit, client)
         engine, upto = held
         for change in self.log.changes_of(doc, upto, limit):
             apply_text(engine, change)
@@ -182,6 +176,20 @@ class Materialiser:
             self.flush_text(oldest)
             del self.texts[oldest]
         return engine
+
+    def _load(self, doc: int, limit: int, client: int | None) -> tuple:
+        """The stored text of a document and up to which row it goes. A damaged one is passed over: the log has it all."""
+        from replica.text import Text
+
+        row = self.store.row("SELECT change, state, text FROM texts WHERE doc=?", (doc,))
+        if row is not None and row[0] < limit:
+            try:
+                text = Text.load(row[1], client)
+                if text.text == row[2]:
+                    return text, row[0]
+            except CorruptUpdate:
+                pass
+        return Text.new(client), 0
 
     def flush(self) -> None:
         """Store the state of the texts that have changed: once a transaction, not once a change."""

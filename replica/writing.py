@@ -13,7 +13,7 @@ from replica.changes import Add, Remove
 from replica.clone import CONFIG, Clone
 from replica.documents import Document, Entry
 from replica.errors import DocumentNotFound, TooLarge, UsageError, WrongPolicy
-from replica.history import known_ids, near
+from replica.history import near
 
 
 class Added(NamedTuple):
@@ -117,7 +117,7 @@ def _add_entry(clone: Clone, document: Document, text: str, meta: dict[str, Any]
         if twin is not None:
             ops.append((0, Remove(twin.dots)))  # it was for this clone alone, and now is for all
             entries = [entry for entry in entries if entry is not twin]
-    _check_size(clone, document, text)
+    _check_size(clone, document, sum(len(f"{e.lead}{e.text}\n".encode()) for e in entries), text)
     if document.policy == "log":
         occurrence = max(1, int.from_bytes(os.urandom(8)) >> 2)  # the same line said twice is two entries
     else:
@@ -129,8 +129,10 @@ def _add_entry(clone: Clone, document: Document, text: str, meta: dict[str, Any]
 
 def free_occurrence(clone: Clone, document: Document, role: str, text: str) -> int:
     """The first that no block of these words ever had: what was removed once is not meant by what is added now."""
-    known, occurrence = known_ids(clone, document), 1
-    while block_id(role, text, occurrence) in known:
+    occurrence, twins = 1, (document.shared, document.private)
+    while clone.store.value(
+        "SELECT 1 FROM adds WHERE doc IN (?,?) AND id=?", (*twins, block_id(role, text, occurrence))
+    ):
         occurrence += 1
     return occurrence
 
@@ -149,9 +151,10 @@ def _lead(entries: list[Entry]) -> str:
     return entries[-1].lead if len(entries) > 1 and entries[-2].role == ENTRY else ""
 
 
-def _check_size(clone: Clone, document: Document, more: str) -> None:
+def _check_size(clone: Clone, document: Document, size: int, more: str) -> None:
+    """`size`: the bytes that the document has."""
     limit = clone.config.limits.document
-    size = len(clone.documents.text(document).encode()) + len(more.encode()) + 2
+    size += len(more.encode()) + 2
     if size > limit:
         raise TooLarge(
             f"{document.path!r} would have {size:,} bytes, over the limit of {limit:,} (limits.document)",
@@ -205,8 +208,8 @@ def _append(clone: Clone, document: Document, text: str, level: int, fields: boo
     paragraph = text.replace("\r\n", "\n").strip("\n").rstrip()
     if not paragraph.strip():
         raise UsageError("the text is empty", hint="write what to add, or - to read it from stdin")
-    _check_size(clone, document, paragraph)
     old = clone.documents.text(document)
+    _check_size(clone, document, len(old.encode()), paragraph)
     gap = "" if not old.strip("\n") or old.endswith("\n\n") else "\n" if old.endswith("\n") else "\n\n"
     written = f"{gap}{paragraph}\n"
     if document.alive:

@@ -211,7 +211,9 @@ def talk(one: Clone, other: Clone) -> list:
 # --- writing
 
 
-def entry(text: str, *, after: bytes | None = None, kills=(), role: str = "entry", occurrence: int = 1, meta=None) -> Add:
+def entry(
+    text: str, *, after: bytes | None = None, kills=(), role: str = "entry", occurrence: int = 1, meta=None
+) -> Add:
     return Add(role, text, occurrence, "", after, tuple(kills), meta or {})
 
 
@@ -236,7 +238,7 @@ def read(clone: Clone, path: str) -> str:
 def forged(identity: Identity, of: Clone, kind: Kind = Kind.ENTRIES, document=("a-buffer.md", "union"), payload=None,
            *, seq: int | None = None, prev: bytes | None = None, time: int | None = None, deps=(),
            signer: Identity | None = None) -> Signed:  # fmt: skip
-    """A change of `identity` as it could come by the wire, made by hand; by default the next one that `of` would take."""
+    """A change of `identity` made by hand as it could come by the wire; by default the next one that `of` would take."""
     author = of.log.author(identity.id)
     if payload is None:
         payload = changes.entries_payload([entry("- by hand")])
@@ -256,7 +258,7 @@ def forged(identity: Identity, of: Clone, kind: Kind = Kind.ENTRIES, document=("
 def history(clone: Clone) -> list[Signed]:
     """Every shared change of a clone in its order, each with its own signature where the store has one."""
     rows = clone.store.rows(
-        "SELECT body, signature FROM changes JOIN authors ON authors.n=changes.author WHERE private=0 ORDER BY changes.n"
+        "SELECT body, signature FROM changes c JOIN authors ON authors.n=c.author WHERE private=0 ORDER BY c.n"
     )
     return [Signed(*row) for row in rows]
 

@@ -110,7 +110,8 @@ def test_a_cut_or_lengthened_change_is_refused(data):
         ("payload", [[0, "x", 1, "word", None, [], {}]]), ("payload", [[3, "x", 1, "", None, [], {}]]),
         ("payload", [[0, b"x", 1, "", None, [], {}]]), ("payload", [[0, "x", 0, "", None, [], {}]]),
         ("payload", [[0, "x", 1, "", b"short", [], {}]]), ("payload", [[0, "x", 1, "", None, [], {"level": 3}]]),
-        ("payload", [[0, "x", 1, "", None, [], {"color": "red"}]]), ("payload", [[0, "x", 1, "", None, [], {"tags": ["x"] * 65}]]),
+        ("payload", [[0, "x", 1, "", None, [], {"color": "red"}]]), ("payload", [[0, "x", 1, "", None, [],
+        {"tags": ["x"] * 65}]]),
     ],
 )  # fmt: skip
 def test_a_field_of_a_wrong_shape_is_refused(field, value):
@@ -141,7 +142,12 @@ def test_nesting_without_end_is_refused():
 
 def test_a_claimed_length_beyond_the_bytes_reserves_nothing():
     """FAILURES 4: five bytes once took half a gigabyte."""
-    for claim in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x00"):
+    for claim in (
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        b"\xc9\xff\xff\xff\xff\x00",
+    ):
         with pytest.raises(InvalidChange):
             changes.decode(claim)
 

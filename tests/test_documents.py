@@ -46,7 +46,7 @@ def test_a_removal_takes_what_it_saw_and_leaves_what_came_beside_it():
         assert seen[0] not in alice.entries("a-buffer.md")[0].dots
 
 
-@pytest.mark.parametrize("skew", [-10**10, 0, 10**10])
+@pytest.mark.parametrize("skew", [-(10**10), 0, 10**10])
 def test_two_edits_of_one_entry_are_both_kept_until_somebody_decides(skew):
     with Network("alice", "bob") as network:
         alice, bob = network["alice"], network["bob"]

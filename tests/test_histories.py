@@ -1,7 +1,8 @@
 """Six clones on a bad network, many histories: whatever happened, they agree in the end and nothing is lost.
 
 The clones, logs and sessions are the real ones; the network is lists, the clocks are numbers. A history
-follows from its seed, which is the test's name: `REPLICA_SEED=17` runs that one alone, `REPLICA_HISTORIES=1000` so many.
+follows from its seed, which is the test's name: `REPLICA_SEED=17` runs that one alone,
+`REPLICA_HISTORIES=1000` runs so many.
 """
 
 import os
@@ -100,7 +101,9 @@ class History:
 
     def jump(self) -> None:
         """A clock is set: forward or back, by a little or by years."""
-        self.skew[self.random.choice(NAMES)] = self.random.choice((-1, 1)) * self.random.choice((0, 500, 86_400_000, 10**12))
+        self.skew[self.random.choice(NAMES)] = self.random.choice((-1, 1)) * self.random.choice(
+            (0, 500, 86_400_000, 10**12)
+        )
 
     def heal(self) -> None:
         """Every road works, until nothing is new anywhere."""
@@ -159,7 +162,10 @@ class History:
         there = self.entries(clone, path)
         after = self.random.choice(there).place if there and self.random.random() < 0.7 else None
         same = self.random.random() < 0.3  # the same lesson in several clones is one
-        texts = [f"- known to all {self.random.randrange(5)}" if same else f"- {self.words()} {k}" for k in range(self.random.choice((1, 1, 4)))]
+        texts = [
+            f"- known to all {self.random.randrange(5)}" if same else f"- {self.words()} {k}"
+            for k in range(self.random.choice((1, 1, 4)))
+        ]
         self.operate(clone, path, "union", *(entry(text, after=after) for text in dict.fromkeys(texts)))
 
     def change(self, clone: Clone) -> None:
@@ -264,7 +270,8 @@ class History:
         found = {
             Dot(*row[:3]): row[3:]
             for row in clone.store.rows(
-                "SELECT authors.id, adds.seq, idx, text, dead FROM adds JOIN authors ON authors.n=author WHERE NOT private"
+                "SELECT authors.id, adds.seq, idx, text, dead FROM adds"
+                " JOIN authors ON authors.n=author WHERE NOT private"
             )
         }
         shown = {e.text for d in clone.documents.all() if d.policy != "text" for e in clone.documents.versions(d)}
@@ -295,7 +302,7 @@ class History:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_six_clones_on_a_bad_network_agree_and_have_lost_nothing(seed, monkeypatch):
-    """What we promise, over histories of edits, relays, cuts, double sessions and wild clocks (FAILURES 10, 16, 32, 34)."""
+    """Over edits, relays, cuts, double sessions and wild clocks (FAILURES 10, 16, 32, 34)."""
     with Network(seed=seed) as network:
         history = History(seed, network)
         monkeypatch.setattr(log, "BATCH_CHANGES", history.scale)

@@ -37,9 +37,7 @@ def test_a_time_is_what_a_person_means_by_it(text, expected):
     assert history.parse_time(text, NOW, BERLIN) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", "soon", "10", "10y", "-5m", "2026-13-01", "2026-03-01T25:00", "9" * 40 + "d"]
-)
+@pytest.mark.parametrize("text", ["", "soon", "10", "10y", "-5m", "2026-13-01", "2026-03-01T25:00", "9" * 40 + "d"])
 def test_what_is_no_time_is_refused_with_an_example(text):
     with pytest.raises(UsageError) as caught:
         history.parse_time(text, NOW)
@@ -158,6 +156,23 @@ def test_what_was_level_0_comes_back_as_level_0():
         assert sorted(read(network["bob"], "a-buffer.md").split("\n")) == ["", "- one", "- three", "- two"]
         assert "secret" not in str(shared_content(network["bob"]))
         assert_same(*network.clones.values())
+
+
+def test_an_entry_of_level_0_that_another_clone_shares_too_can_be_removed():
+    from replica import writing
+
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "a-buffer.md", "- one\n")
+        network.share()
+        writing.add(alice, "a-buffer.md", "same", level=0)
+        writing.add(bob, "a-buffer.md", "same")
+        network.share()
+        save(alice, "a-buffer.md", "- one\n")
+        assert network.run("alice").skipped == {}
+        network.share()
+        assert read(alice, "a-buffer.md") == read(bob, "a-buffer.md") == "- one\n"
+        assert_same(alice, bob)
 
 
 def test_a_clock_far_ahead_does_not_break_the_past():

@@ -14,7 +14,18 @@ from replica.clone import Clone
 from replica.errors import Fork, InvalidChange, MissingDependency, PeerError
 from replica.keys import Identity, verify
 from replica.log import succession
-from tests.helpers import START, Network, add, assert_same, batches, entry, forged, history, shared_content, stored_bytes
+from tests.helpers import (
+    START,
+    Network,
+    add,
+    assert_same,
+    batches,
+    entry,
+    forged,
+    history,
+    shared_content,
+    stored_bytes,
+)
 
 DAY = 86_400_000
 seeds = st.integers(0, 2**32)
@@ -55,9 +66,7 @@ def write_something(network: Network, random: Random, steps: int = 25) -> None:
 def fresh(network: Network) -> Clone:
     """A member that has heard nothing: its store is empty."""
     name = f"fresh {len(network.clones)}"
-    clone = Clone.adopt(
-        network.folder / name, Identity.new(), network["alice"].workspace, name, now_ms=network.clock
-    )
+    clone = Clone.adopt(network.folder / name, Identity.new(), network["alice"].workspace, name, now_ms=network.clock)
     network.clones[name] = clone
     return clone
 

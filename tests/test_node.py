@@ -33,10 +33,8 @@ def admitted(tmp_path, inviter, name):
     """A new member as pairing leaves it: admitted there, adopted here."""
     identity = Identity.new()
     given = inviter.admit(identity.public, tls.make_certificate(identity.private), name)
-    clone = Clone.adopt(tmp_path / given, identity, inviter.workspace, given)
-    with clone.transaction():
-        clone.store.set_meta("inviter", tls.make_certificate(inviter.identity.private))
-    return clone
+    trusted = tls.make_certificate(inviter.identity.private)
+    return Clone.adopt(tmp_path / given, identity, inviter.workspace, given, inviter=trusted)
 
 
 @contextlib.asynccontextmanager
