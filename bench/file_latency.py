@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness import SEED, node, percentile, say, sentence, spread, until, workspace
 
-SAVES, LINES, PAUSE = 60, 100, 0.15
+SAVES, LINES, PAUSE = 40, 100, 0.1
 
 
 def run(place: Path) -> None:

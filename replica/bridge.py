@@ -5,6 +5,7 @@ then write what the log has brought. The base of every comparison is what we las
 (table `files`); a file that changed meanwhile is taken in before it is written.
 """
 
+import errno
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from replica.errors import ConfigError, DiskFull, DocumentNotFound, InvalidChang
 # A file that is gone, or suddenly empty, is looked at again after this many milliseconds before it is believed: editors
 # save by delete-then-create and by truncate-then-write.
 SECOND_LOOK = 300
+GROUP = 64  # files written with two transactions between them
 DUE = {"daily": 86_400_000, "weekly": 7 * 86_400_000}  # milliseconds
 
 
@@ -57,6 +59,18 @@ class Row(NamedTuple):
     @property
     def id_list(self) -> list[bytes]:
         return [self.ids[at : at + 16] for at in range(0, len(self.ids), 16)]
+
+
+class Pending(NamedTuple):
+    """A file about to be written, and the row of the log up to which that is the document."""
+
+    path: str
+    policy: str
+    data: bytes
+    canonical: str
+    ids: bytes
+    change: int
+    seen: str | None  # the stamp of what it replaces
 
 
 class Trace(NamedTuple):
@@ -161,10 +175,9 @@ class Bridge:
         for path, file in found.files.items():
             if self._is_due(path, {"live"}):
                 self._visit(path, file, rows.get(path), False, False, report)
-        for path in report.taken:
-            document = self.clone.documents.find(path, self.clone.rule(path).policy)
-            if self.row(path).change <= self._last_change(document) and self.row(path).intent is not None:
-                self._write(path, document.policy, self._traces().get(path), report)
+        traces = self._traces()
+        # A save may have met a document that had moved on: the file gets what it lacks.
+        self._write([(path, traces[path].policy, traces[path]) for path in report.taken if traces[path].intended], report)
         return report
 
     # --- when
@@ -462,13 +475,15 @@ class Bridge:
         rows = self._traces()
         claimed = {paths.clash_key(path): path for path in rows}
         alive = self.clone.documents.latest_changes(since)
+        behind = []
         for (path, policy), last in alive.items():
             if path not in report.skipped and self._is_behind(path, policy, last, rows.get(path), due, held):
                 if claimed.setdefault(paths.clash_key(path), path) != path:
                     other = claimed[paths.clash_key(path)]
                     report.skipped[path] = f"its name differs from {other} in case only"
                 else:
-                    self._write(path, policy, rows.get(path), report)
+                    behind.append((path, policy, rows.get(path)))
+        self._write(behind, report)
         gone = self.clone.documents.dead(since)
         for row in rows.values():
             if (row.path, row.policy) in gone and row.path not in held and row.missing is None:
@@ -481,38 +496,69 @@ class Bridge:
             return False
         return row is None or (row.missing is None and (row.change < last or row.intended))
 
-    def _write(self, path: str, policy: str, trace: Trace | None, report: Report) -> None:
-        row = self.row(path) if trace is not None else None
-        try:
-            target = paths.resolve(self.root, paths.normal(path))
-            if target.is_dir():
-                report.skipped[path] = "a folder stands where a document should be"
-                return
-            old = target.read_bytes() if target.exists() else None
-            if old is not None and (row is None or old != row.base):
-                # Somebody saved it since we looked: theirs first, then ours.
-                self._visit(path, target, trace, False, False, report)
-                row = self.row(path)
-                if row is None or path in report.held or path in report.skipped or row.base != target.read_bytes():
-                    report.look_again = True
-                    return
-                old = row.base
-            document = self.clone.documents.find(path, policy)
-            canonical, ids = self._content(document)
-            data = filetext.patch(old, row.canonical if row and old is not None else "", canonical, exact=policy == "text")
-            if data == old:
-                self._set_base(path, policy, data, canonical, folder.stamp(target.stat()), ids)
-                return
-            self._intend(path, policy, data, row)
-            stamp = folder.write(self.root, path, data)
-            self._set_base(path, policy, data, canonical, stamp, ids)
-            report.written.append(path)
-        except UnsafePath as error:
-            report.skipped[path] = str(error)
-        except DiskFull:
-            raise
-        except OSError as error:
+    def _write(self, behind: list[tuple[str, str, Trace | None]], report: Report) -> None:
+        """Write these documents (path, policy, trace) to their files, in groups that share their flushes."""
+        for at in range(0, len(behind), GROUP):
+            group = [self._prepare(*one, report) for one in behind[at : at + GROUP]]
+            self._write_group([pending for pending in group if pending is not None], report)
+
+    def _write_group(self, group: list["Pending"], report: Report) -> None:
+        if not group:
+            return
+        with self.clone.transaction():
+            for one in group:
+                self._intend(one)
+        done = folder.write_all(self.root, [folder.Write(one.path, one.data, one.seen) for one in group])
+        with self.clone.transaction():
+            for one, stamp in zip(group, done, strict=True):
+                if isinstance(stamp, Exception):
+                    self._not_written(one.path, stamp, report)
+                else:
+                    self._put(one.path, one.policy, one.data, one.canonical, one.ids, one.change, stamp, None)
+                    report.written.append(one.path)
+        full = next((e for e in done if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)), None)
+        if full is not None:
+            raise DiskFull(f"the disk of {self.root} is full; {full.filename or 'a file'} was not written")
+
+    def _not_written(self, path: str, error: Exception, report: Report) -> None:
+        if isinstance(error, folder.FileChanged):
+            report.look_again = True
+        elif isinstance(error, OSError):
             report.skipped[path] = f"cannot be written: {error.strerror}"
+        else:
+            report.skipped[path] = str(error)
+
+    def _prepare(self, path: str, policy: str, trace: Trace | None, report: Report) -> "Pending | None":
+        """What a document's file is to hold; a file that was saved meanwhile is taken in first."""
+        try:
+            return self._prepared(path, policy, trace, report)
+        except (UnsafePath, OSError) as error:
+            self._not_written(path, error, report)
+            return None
+
+    def _prepared(self, path: str, policy: str, trace: Trace | None, report: Report) -> "Pending | None":
+        row = self.row(path) if trace is not None else None
+        target = paths.resolve(self.root, paths.normal(path))
+        if target.is_dir():
+            report.skipped[path] = "a folder stands where a document should be"
+            return None
+        seen = folder.stamp(target.stat()) if target.exists() else None
+        old = target.read_bytes() if seen is not None else None
+        if old is not None and (row is None or old != row.base):
+            self._visit(path, target, trace, False, False, report)
+            row = self.row(path)
+            if row is None or path in report.held or path in report.skipped or row.base != old:
+                report.look_again = True
+                return None
+        document = self.clone.documents.find(path, policy)
+        change = self._last_change(document)
+        canonical, ids = self._content(document)
+        data = filetext.patch(old, row.canonical if row and old is not None else "", canonical, exact=policy == "text")
+        if data == old:
+            with self.clone.transaction():
+                self._put(path, policy, data, canonical, ids, change, seen, None)
+            return None
+        return Pending(path, policy, data, canonical, ids, change, seen)
 
     def _remove(self, row: Trace, report: Report) -> None:
         """The document was deleted elsewhere: the file goes, unless it was changed meanwhile."""
@@ -587,13 +633,11 @@ class Bridge:
             (path, policy, data, canonical, ids, change, stamp, intent),
         )
 
-    def _intend(self, path: str, policy: str, data: bytes, row: Row | None) -> None:
+    def _intend(self, pending: "Pending") -> None:
         """Durably say what the file will hold, before it does."""
-        with self.clone.transaction():
-            if row is None:
-                self._put(path, policy, b"", "", b"", 0, None, data)
-            else:
-                self.store.execute("UPDATE files SET intent=? WHERE path=?", (data, path))
+        done = self.store.execute("UPDATE files SET intent=? WHERE path=?", (pending.data, pending.path))
+        if done.rowcount == 0:
+            self._put(pending.path, pending.policy, b"", "", b"", 0, None, pending.data)
 
     def _finish(self, row: Row, data: bytes, stamp: str) -> Row | None:
         """After a crash: a file that holds what we were about to write was written by us."""

@@ -312,6 +312,9 @@ class Clone:
 
         An entry can be in both: written at level 0 here, and in the same words by somebody else.
         """
+        if not op.kills:
+            yield level, op
+            return
         hidden = {author.id for author in self.log.authors() if author.private}
         ours = tuple(dot for dot in op.kills if (dot.author in hidden) == (level == 0))
         others = tuple(dot for dot in op.kills if (dot.author in hidden) != (level == 0))

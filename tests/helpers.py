@@ -76,14 +76,14 @@ class Network:
     def clock(self) -> int:
         return self.now
 
-    def add(self, name: str, now_ms: Callable[[], int] | None = None) -> Clone:
-        """A new clone: the founder, or one that the first clone admits; it has not met anyone yet."""
+    def add(self, name: str, now_ms: Callable[[], int] | None = None, by: str | None = None) -> Clone:
+        """A new clone: the founder, or one that `by` (the first clone) admits; it has not met anyone yet."""
         now_ms = now_ms or self.clock
         root = self.folder / name
         if not self.clones:
             self.clones[name] = Clone.create(root, name, "team", certificate, now_ms=now_ms)
         else:
-            founder = next(iter(self.clones.values()))
+            founder = self.clones[by] if by else next(iter(self.clones.values()))
             identity = Identity.new()
             founder.admit(identity.public, certificate(b"", name), name)
             self.clones[name] = Clone.adopt(root, identity, founder.workspace, name, now_ms=now_ms)
@@ -238,7 +238,7 @@ def read(clone: Clone, path: str) -> str:
 def forged(identity: Identity, of: Clone, kind: Kind = Kind.ENTRIES, document=("a-buffer.md", "union"), payload=None,
            *, seq: int | None = None, prev: bytes | None = None, time: int | None = None, deps=(),
            signer: Identity | None = None) -> Signed:  # fmt: skip
-    """A change of `identity` made by hand as it could come by the wire; by default the next one that `of` would take."""
+    """A change of `identity` made by hand as it could come by the wire; by default the next that `of` would take."""
     author = of.log.author(identity.id)
     if payload is None:
         payload = changes.entries_payload([entry("- by hand")])

@@ -379,7 +379,7 @@ def test_a_crash_between_the_file_and_the_store_doubles_nothing(path, when, monk
         network.share()
         save(bob, path, "- one\n- two\n- three\n")
         network.run("bob"), network.sync("alice", "bob")
-        write = folder.write
+        write = folder.write_all
 
         def cut(*arguments):
             if when == "before the store knows":
@@ -387,7 +387,7 @@ def test_a_crash_between_the_file_and_the_store_doubles_nothing(path, when, monk
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(folder, "write", cut)
+            patch.setattr(folder, "write_all", cut)
             with pytest.raises(KeyboardInterrupt):
                 network.bridge("alice").run()
         alice = network.reopen("alice")
@@ -403,7 +403,7 @@ def test_a_crash_before_a_new_file_is_there_does_not_delete_its_document(monkeyp
         save(bob, "notes.md", "new\n")
         network.run("bob"), network.sync("alice", "bob")
         with monkeypatch.context() as patch:
-            patch.setattr(folder, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patch.setattr(folder, "write_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
                 network.bridge("alice").run()
         for _ in range(2):

@@ -33,8 +33,13 @@ class History:
         self.network = network
         self.skew = dict.fromkeys(NAMES, 0)
         self.now = network.now
-        for name in NAMES:
-            network.add(name, lambda name=name: max(0, self.now + self.skew[name]))
+        # Three let others in, so no two clones got to know everyone in one order.
+        for name, by in zip(NAMES, (None, "alice", "alice", "bob", "carol", "carol"), strict=True):
+            network.add(name, lambda name=name: max(0, self.now + self.skew[name]), by)
+            if by:
+                network.sync(by, name)
+        for one, other in (("alice", "bob"), ("bob", "carol")):
+            network.sync(one, other)
         network.sync_all()
         self.roads = self._roads()
         self.links: list[tuple[str, str, Link]] = []
@@ -44,6 +49,7 @@ class History:
         self.marks: dict[str, tuple[str, str]] = {}  # piece of a text -> where it is, while nobody took it away
         self.deleted: set[str] = set()
         self.secrets: dict[str, str] = {}
+        self.pace = self.random.choice(((0,), (0, 1, 50, 5_000)))  # clocks that stand still: many equal times
         self.scale = self.random.choice((1, 3, 500))  # changes in a batch: small ones cut runs into pieces
 
     def _roads(self) -> list[tuple[str, str]]:
@@ -56,7 +62,7 @@ class History:
     # --- the network
 
     def step(self) -> None:
-        self.now += self.random.choice((0, 1, 50, 5_000))
+        self.now += self.random.choice(self.pace)
         act = self.random.choices(
             (self.edit, self.deliver, self.meet, self.cut, self.jump, self.settle), (30, 50, 8, 4, 2, 6)
         )[0]

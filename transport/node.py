@@ -24,12 +24,13 @@ from transport.targets import Address, Target, Targets
 
 SUBPROTOCOL = "replica.1"
 MAX_CONNECTIONS = 128
-STORE_POLL = 0.1  # seconds; other processes of the clone also poke us
+STORE_POLL = 0.25  # seconds; other processes of the clone also poke us
 HOUSEKEEPING = 5.0  # seconds between looks at addresses, the clock and the files' second looks
 RESCAN = 60.0  # seconds between whole looks at the folder: a watch may miss what happened while we slept
 REBROWSE = 45.0  # seconds; mDNS by itself finds a healed network after up to an hour
 SLEPT = 10.0  # seconds that the wall clock ran ahead of ours: the machine was asleep
 OPEN_TIMEOUT = 5.0
+DELIVER_AFTER = 0.02  # seconds: a burst of changes is written to its files once
 TOUCH = 30.0  # seconds between notes of what peers hold, for `status` when nothing runs
 
 
@@ -61,7 +62,7 @@ class Node:
         self.poked = asyncio.Event()
         self.moved = asyncio.Event()  # set at every event, for whoever waits for something to happen
         self._trusted: dict[bytes, bytes] | None = None
-        self._deliver_soon: asyncio.Handle | None = None
+        self._deliver_soon: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task] = set()
         self._lock = control.Lock(clone.root)
         self._refused: dict[bytes, str] = {}
@@ -353,7 +354,7 @@ class Node:
         if any(stored.change.document is None for stored in changes):
             self.trust_changed()
         if self.options.files and self._deliver_soon is None:
-            self._deliver_soon = asyncio.get_running_loop().call_soon(self._deliver)
+            self._deliver_soon = asyncio.get_running_loop().call_later(DELIVER_AFTER, self._deliver)
 
     def _changed(self) -> None:
         """A transaction of this process added to the log."""

@@ -10,7 +10,7 @@ from replica.clone import FOLDER
 from replica.folder import TEMPORARY
 
 # Milliseconds. A step is one look at the kernel's queue: short steps cost processor time in an idle node.
-STEP = 25
+STEP = 40
 DEBOUNCE = 50
 POLL_AGAIN = 2.0  # seconds between looks where the system gives us no watch
 
