@@ -85,7 +85,9 @@ async def started(node):
 def join(
     code: Annotated[str, typer.Argument(help="The code that `replica invite` printed.")],
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The folder; this one if left out.")] = None,
-    name: Annotated[str | None, typer.Option(help="What this clone is called; the host's and folder's name if left out.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What this clone is called; the host's and folder's name if left out.")
+    ] = None,
     peer: Peer = None,
     directory: Dir = None,
     json: Json = False,
@@ -116,14 +118,18 @@ def join(
         facts = {
             "clone": clone.name, "id": clone.identity.id.hex(), "workspace": clone.workspace_name, "dir": str(root),
             "documents": len(clone.documents.all()), "written": len(report.written), "merged": len(report.taken),
-            "held": report.held, "replaced": report.replaced, "skipped": report.skipped, "seconds": round(time.monotonic() - began, 3),
+            "held": report.held, "replaced": report.replaced,
+            "skipped": report.skipped,
+            "seconds": round(time.monotonic() - began, 3),
         }  # fmt: skip
     if json:
         emit(facts)
         return
     words(f"{facts['clone']} is now a clone of {facts['workspace']}, with {facts['documents']} documents in {root}.")
     if facts["merged"]:
-        words(f"{facts['merged']} files that were here already have been merged: `replica conflicts` shows what differs.")
+        words(
+            f"{facts['merged']} files that were here already have been merged: `replica conflicts` shows what differs."
+        )
     if report.replaced:
         words("The workspace's replica.toml has replaced the one that was here, which is kept in .replica/rejected/.")
     words("Keep it in step with `replica up`, or meet once with `replica sync`.")
@@ -165,7 +171,9 @@ def _addresses(given: list[str] | None):
 
 
 def up(
-    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 for a free one.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 for a free one.")
+    ] = None,
     peer: Peer = None,
     mdns: Annotated[bool, typer.Option("--mdns/--no-mdns", help="Find others on the LAN and be found.")] = True,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; `replica down` ends it.")] = False,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replica import filetext, folder, guard, intake, paths
-from replica.blocks import parse
+from replica.blocks import parse, render, spaced
 from replica.clone import CONFIG, FOLDER, Clone
 from replica.documents import Document
 from replica.errors import ConfigError, DiskFull, DocumentNotFound, InvalidChange, StoreError, TooLarge, UnsafePath
@@ -177,7 +177,9 @@ class Bridge:
                 self._visit(path, file, rows.get(path), False, False, report)
         traces = self._traces()
         # A save may have met a document that had moved on: the file gets what it lacks.
-        self._write([(path, traces[path].policy, traces[path]) for path in report.taken if traces[path].intended], report)
+        self._write(
+            [(path, traces[path].policy, traces[path]) for path in report.taken if traces[path].intended], report
+        )
         return report
 
     # --- when
@@ -260,8 +262,7 @@ class Bridge:
             config.load(text)
         except ConfigError as error:
             return str(error)
-        with self.clone.transaction():
-            self.store.set_meta("config", text)
+        self.clone.set_config(text)
         return None
 
     # --- file -> document
@@ -320,7 +321,7 @@ class Bridge:
         self, path: str, data: bytes, text: str, stamp: str, row: Row | None, switched: bool, force: bool,
         report: Report, rule=None,
     ) -> None:  # fmt: skip
-        """Make the document what the file says, as far as the person changed it. `rule`: another than the one in force."""
+        """Make the document what the file says, as far as a person changed it. `rule`: another than the one in force."""
         if row is not None and row.intent is not None:
             row = self._finish(row, data, stamp)
         if row is not None and data == row.base:
@@ -370,7 +371,9 @@ class Bridge:
         if text == current:
             return None
         ops = textdiff.diff(row.canonical, text)
-        gone = sum(row.canonical.count("\n", start, end) for start, end, _ in ops) - sum(new.count("\n") for *_, new in ops)
+        gone = sum(row.canonical.count("\n", start, end) for start, end, _ in ops) - sum(
+            new.count("\n") for *_, new in ops
+        )
         hold = self._judge(path, gone, row.canonical.count("\n"), "lines", switched, gone > 0)
         if hold is not None and not force:
             return hold
@@ -434,7 +437,9 @@ class Bridge:
 
     # --- files that are gone
 
-    def _missing(self, rows: dict[str, Trace], found: folder.Found, due: set[str], force: set[str], report: Report) -> None:
+    def _missing(
+        self, rows: dict[str, Trace], found: folder.Found, due: set[str], force: set[str], report: Report
+    ) -> None:
         for row in rows.values():
             if row.stamp is None and row.path not in found.files:
                 self._forget(row.path)  # we meant to write it and did not get that far
@@ -580,7 +585,7 @@ class Bridge:
         if document.policy == "text":
             return self.clone.documents.text(document), b""
         entries = self.clone.documents.entries(document)
-        text = self.clone.documents.text(document)
+        text = render(spaced((entry.block for entry in entries), document.policy))
         blocks = parse(text, document.policy)
         if [b.text for b in blocks] == [e.text for e in entries]:
             return text, b"".join(entry.id for entry in entries)
@@ -589,13 +594,11 @@ class Bridge:
     # --- what is remembered
 
     def _last_change(self, document: Document) -> int:
-        return self.store.value(
-            "SELECT max(n) FROM changes WHERE doc IN (?,?)", (document.shared, document.private)
-        ) or 0
+        return (
+            self.store.value("SELECT max(n) FROM changes WHERE doc IN (?,?)", (document.shared, document.private)) or 0
+        )
 
-    def _set_base(
-        self, path: str, policy: str, data: bytes, text: str, stamp: str, ids: bytes | None = None
-    ) -> None:
+    def _set_base(self, path: str, policy: str, data: bytes, text: str, stamp: str, ids: bytes | None = None) -> None:
         """Remember that the file holds `data`, and that this is the document as of now.
 
         After an intake (`ids` is None) the document may hold more than the file: then it is older than the document's
@@ -661,7 +664,8 @@ class Bridge:
 
     def _hold(self, path: str, hold: guard.Hold) -> None:
         self.store.execute(
-            "INSERT INTO held VALUES(?,?,?,?) ON CONFLICT(path) DO UPDATE SET reason=excluded.reason, what=excluded.what",
+            "INSERT INTO held VALUES(?,?,?,?)"
+            " ON CONFLICT(path) DO UPDATE SET reason=excluded.reason, what=excluded.what",
             (path, hold.reason, hold.what, self.now_ms()),
         )
 

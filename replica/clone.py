@@ -52,7 +52,7 @@ class Clone:
         self.log = Log(store, store.meta("workspace"), self.materialiser.apply, clock_ms)
         self.materialiser.log = self.log
         self.documents = Documents(store, self.log, self.materialiser)
-        self._config: tuple[Any, 'Config'] | None = None
+        self._config: tuple[int, str, Config] | None = None  # store version, text, what it says
         self.copy_of: Path | None = None  # set when opening found that this folder is a copy of another clone's
         # Called after a transaction that added to the log; the node sends what is new.
         self.on_change: Callable[[], None] | None = None
@@ -268,10 +268,20 @@ class Clone:
         """The last valid replica.toml that was taken in; the defaults before there is one."""
         from replica import config
 
-        text = self.store.meta("config", "")
-        if self._config is None or self._config[0] != text:
-            self._config = (text, config.load(text) if text else config.load(""))
-        return self._config[1]
+        version = self.store.version()
+        if self._config is None or self._config[0] != version:
+            text = self.store.meta("config", "")
+            if self._config is not None and self._config[1] == text:
+                self._config = (version, *self._config[1:])
+            else:
+                self._config = (version, text, config.load(text))
+        return self._config[2]
+
+    def set_config(self, text: str) -> None:
+        """Put a valid replica.toml in force."""
+        with self.transaction():
+            self.store.set_meta("config", text)
+        self._config = None
 
     def rule(self, path: str) -> "Rule | None":
         """Policy, cadence and level of a path, or None where it is not a document."""
@@ -302,9 +312,7 @@ class Clone:
                 chosen = [op for level, op in split if (level == 0) == private]
                 for at in range(0, len(chosen), 5_000):
                     payload = changes.entries_payload(chosen[at : at + 5_000])
-                    written.append(
-                        self.append(Kind.ENTRIES, (path, policy), payload, level=0 if private else 1)
-                    )
+                    written.append(self.append(Kind.ENTRIES, (path, policy), payload, level=0 if private else 1))
         return written
 
     def _by_chain(self, level: int, op: Add | Remove) -> Iterator[tuple[int, Add | Remove]]:
@@ -388,7 +396,8 @@ def refuse_if_clone(root: Path) -> None:
 def check_name(name: str, what: str) -> None:
     if clean_name(name) != name or not name:
         raise UsageError(
-            f"{name!r} is no name for a {what}", hint=f"use up to {changes.MAX_NAME} printable characters, no line breaks"
+            f"{name!r} is no name for a {what}",
+            hint=f"use up to {changes.MAX_NAME} printable characters, no line breaks",
         )
 
 

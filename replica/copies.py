@@ -1,4 +1,4 @@
-"""A copied folder (`cp -r`, a work tree) must not go on as the clone that it was copied from: two would write one chain.
+"""A copied folder (`cp -r`, a work tree) must not go on as the clone it was copied from: two would write one chain.
 
 Each store remembers its place. Opened elsewhere while the old place still holds the same identity, it is a copy: it
 takes a new identity, vouched for by the old one, and tells the original of it, which tells the others. Opened elsewhere
@@ -63,7 +63,9 @@ def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "C
     new.save(clone.root / FOLDER / NEXT)
     with clone.transaction():
         taken = {member["name"] for member in clone.members()}
-        name = next(n for n in (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000))) if n not in taken)
+        name = next(
+            n for n in (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000))) if n not in taken
+        )
         payload = changes.member_payload(
             new.public, certify(new.private, name), name, old=clone.identity.id, why="copy",
             proof=clone.identity.sign(succession(clone.workspace, new.public)),

@@ -176,7 +176,9 @@ class Documents:
         live = {}
         for id, adds in by_id.items():
             alive = [row for row in adds if not row[11]]
-            if alive:
+            if len(adds) == 1 and alive:
+                live[id] = self._single(adds[0])
+            elif alive:
                 # A log goes by the time when a line was first written, whatever was done to it since.
                 oldest = min(adds if document.policy == "log" else alive, key=self._key)
                 live[id] = self._entry(min(alive, key=self._key), alive, self._key(oldest))
@@ -185,6 +187,15 @@ class Documents:
     def _key(self, row: tuple) -> tuple:
         """Where a block stands among others: by time, then by what cannot tie."""
         return (row[4], self.log.author_n(row[1]).id, row[2], row[3])
+
+    def _single(self, row: tuple) -> Entry:
+        """As `_entry`, for the block that was added once: nearly all are."""
+        id, author, seq, idx, time, role, text, lead, _, meta, roots, _, place, change, occurrence = row
+        who = self.log.author_n(author)
+        return Entry(
+            id, role, text, occurrence, lead, place, _meta(meta), (Dot(who.id, seq, idx),), (change,), who.id, time,
+            who.private, frozenset(split_roots(roots) or (id,)), (author, seq), (time, who.id, seq, idx),
+        )  # fmt: skip
 
     def _entry(self, first: tuple, alive: list[tuple], key: tuple) -> Entry:
         id, author, seq, _, _, role, text, lead, _, meta, _, _, place, _, occurrence = first
@@ -250,9 +261,7 @@ class Documents:
     def _conflict(self, document: Document, kind: str, entries: list[Entry]) -> Conflict:
         entries = sorted(entries, key=lambda entry: entry.id)
         id = _short(document, *(entry.id for entry in entries))
-        versions = tuple(
-            Version(f"v{at}", entry.text, entry.author, entry.time) for at, entry in enumerate(entries, 1)
-        )
+        versions = tuple(Version(f"v{at}", entry.text, entry.author, entry.time) for at, entry in enumerate(entries, 1))
         return Conflict(id, document.path, document.policy, kind, versions, tuple(entries))
 
     def _region_conflicts(self, document: Document) -> list[Conflict]:

@@ -53,7 +53,7 @@ def _unreadable(root: Path, error: OSError, found: Found) -> None:
 
 
 def _enter(relative: Path, name: str, folder: Path, excluded, is_document, found: Found) -> bool:
-    if relative == Path(".") and name == FOLDER or name.casefold() == ".git":
+    if (relative == Path(".") and name == FOLDER) or name.casefold() == ".git":
         return False
     path = (relative / name).as_posix()
     if (folder / name).is_symlink():

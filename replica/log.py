@@ -86,7 +86,9 @@ class Log:
     def authors(self) -> list[Author]:
         return list(self._authors.values())
 
-    def add_author(self, id: bytes, key: bytes, cert: bytes, name: str, *, private: bool = False, **more: Any) -> Author:
+    def add_author(
+        self, id: bytes, key: bytes, cert: bytes, name: str, *, private: bool = False, **more: Any
+    ) -> Author:
         """Let someone write. `more`: `admitted_by`, `admitted_at`."""
         self.store.execute(
             "INSERT INTO authors(id, key, cert, name, private, head, admitted_by, admitted_at) VALUES(?,?,?,?,?,?,?,?)",
@@ -105,9 +107,10 @@ class Log:
         """How many changes of `other` (an author's row) the change (author, seq) had seen."""
         if author == other:
             return seq - 1
-        return self.store.value(
-            "SELECT max(dep_seq) FROM deps WHERE author=? AND dep=? AND seq<=?", (author, other, seq)
-        ) or 0
+        return (
+            self.store.value("SELECT max(dep_seq) FROM deps WHERE author=? AND dep=? AND seq<=?", (author, other, seq))
+            or 0
+        )
 
     def last_row(self) -> int:
         return self.store.value("SELECT max(n) FROM changes") or 0
@@ -222,8 +225,12 @@ class Log:
         if (known := self._authors.get(change.author)) is not None:  # admitted meanwhile, by somebody else
             return known
         author = self.add_author(
-            change.author, change.payload["key"], change.payload["cert"], change.payload["name"],
-            admitted_at=change.time, admitted_by=change.payload.get("old", change.author),
+            change.author,
+            change.payload["key"],
+            change.payload["cert"],
+            change.payload["name"],
+            admitted_at=change.time,
+            admitted_by=change.payload.get("old", change.author),
         )
         if change.kind is Kind.GENESIS:
             author.head = changes_start()

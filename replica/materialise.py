@@ -44,7 +44,8 @@ class Materialiser:
     def _touched(self, stored: Stored) -> None:
         change, doc = stored.change, self.doc_of(stored)
         self.store.execute(
-            "UPDATE documents SET digest=NULL, changed_at=?, changed_by=? WHERE n=?", (change.time, stored.author.n, doc)
+            "UPDATE documents SET digest=NULL, changed_at=?, changed_by=? WHERE n=?",
+            (change.time, stored.author.n, doc),
         )
         self.store.set_meta("digest", None)
         if change.kind not in (Kind.DELETE, Kind.REVIEW):
@@ -106,8 +107,8 @@ class Materialiser:
         meta = msgpack.packb(op.meta) if op.meta else None
         change = stored.change
         self.store.execute(
-            "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, occurrence, lead, place, after, meta,"
-            " roots) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, occurrence, lead, place, after,"
+            " meta, roots) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (doc, id, stored.author.n, change.seq, index, change.time, stored.n, op.role, op.text, op.occurrence,
              op.lead, place, op.after, meta, b"".join(sorted(roots)) or None),
         )  # fmt: skip
@@ -178,7 +179,7 @@ class Materialiser:
         return engine
 
     def _load(self, doc: int, limit: int, client: int | None) -> tuple:
-        """The stored text of a document and up to which row it goes. A damaged one is passed over: the log has it all."""
+        """A document's stored text and up to which row it goes. A damaged one is passed over: the log has it all."""
         from replica.text import Text
 
         row = self.store.row("SELECT change, state, text FROM texts WHERE doc=?", (doc,))
@@ -200,9 +201,7 @@ class Materialiser:
         if doc not in self._dirty:
             return
         engine, n = self.texts[doc]
-        self.store.execute(
-            "INSERT OR REPLACE INTO texts VALUES(?,?,?,?)", (doc, n, engine.text, engine.state())
-        )
+        self.store.execute("INSERT OR REPLACE INTO texts VALUES(?,?,?,?)", (doc, n, engine.text, engine.state()))
         self._dirty.discard(doc)
 
     def forget(self) -> None:

@@ -11,7 +11,7 @@ from replica.changes import Kind
 from replica.materialise import apply_text, update_of
 
 if TYPE_CHECKING:
-    from replica.documents import Document, Documents, Version
+    from replica.documents import Document, Documents
 
 
 def region_versions(documents: "Documents", document: "Document", changes: list[tuple[int, int]]) -> tuple:

@@ -41,7 +41,8 @@ CREATE TABLE alive(doc INTEGER, author INTEGER, seq INTEGER, PRIMARY KEY(doc, au
 CREATE TABLE adds(
     n INTEGER PRIMARY KEY, doc INTEGER NOT NULL, id BLOB NOT NULL, author INTEGER NOT NULL, seq INTEGER NOT NULL,
     idx INTEGER NOT NULL, time INTEGER NOT NULL, change INTEGER NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
-    occurrence INTEGER NOT NULL, lead TEXT NOT NULL, place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
+    occurrence INTEGER NOT NULL, lead TEXT NOT NULL,
+    place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
 CREATE INDEX adds_of_document ON adds(doc, id);
 CREATE TABLE texts(doc INTEGER PRIMARY KEY, change INTEGER NOT NULL, text TEXT NOT NULL, state BLOB NOT NULL);
 CREATE TABLE overlaps(

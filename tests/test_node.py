@@ -90,7 +90,11 @@ def test_a_saved_file_reaches_the_other_clones_file(tmp_path):
 
 def test_a_change_reaches_a_clone_that_its_author_never_meets(tmp_path):
     async def story():
-        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob, admitted(tmp_path, alice, "carol") as carol:
+        with (
+            founder(tmp_path) as alice,
+            admitted(tmp_path, alice, "bob") as bob,
+            admitted(tmp_path, alice, "carol") as carol,
+        ):
             async with running(bob, files=False) as middle:
                 async with running(alice, [at(middle)]) as a:
                     alice.edit_text("n.md", new="from alice")
@@ -108,7 +112,11 @@ def test_clones_find_each_other_by_mdns(tmp_path):
     """FAILURES 31: several nodes on one host, each with its own identity and port."""
 
     async def story():
-        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob, admitted(tmp_path, alice, "carol") as carol:
+        with (
+            founder(tmp_path) as alice,
+            admitted(tmp_path, alice, "bob") as bob,
+            admitted(tmp_path, alice, "carol") as carol,
+        ):
             async with running(alice, mdns=True) as a, running(bob, mdns=True) as b, running(carol, mdns=True) as c:
                 nodes = (a, b, c)
                 await until(lambda: all(len(n.peers) == 2 and n.in_step for n in nodes), a)

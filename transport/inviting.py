@@ -97,9 +97,7 @@ async def join(code: str, root: Path, name: str, peers: list[Address], *, tell=l
     else:
         result = await _find_and_pair(nameplate, code, certificate, clean_name(name))
     welcome = _read_welcome(result.welcome)
-    clone = Clone.adopt(
-        root, identity, welcome["workspace"], clean_name(welcome["name"]), inviter=result.certificate
-    )
+    clone = Clone.adopt(root, identity, welcome["workspace"], clean_name(welcome["name"]), inviter=result.certificate)
     with clone.transaction():
         clone.store.set_meta("workspace_name", welcome["workspace_name"])
     inviter = clone_id(tls.check_certificate(result.certificate))

@@ -73,7 +73,8 @@ class Node:
         """Run until `stop`. Raises UsageError, StoreError: it could not start, and nothing is left running."""
         if self.options.serve and not self._lock.take():
             raise StoreError(
-                "a node is already running on this clone", hint="see it with `replica status`, end it with `replica down`"
+                "a node is already running on this clone",
+                hint="see it with `replica status`, end it with `replica down`",
             )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._lock.give_back)
@@ -131,7 +132,7 @@ class Node:
         for peer in list(self.peers.values()):
             peer.close("going away")
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        done, late = await asyncio.wait(tasks, timeout=1.0) if tasks else (set(), set())
+        _, late = await asyncio.wait(tasks, timeout=1.0) if tasks else (set(), set())
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
@@ -289,7 +290,8 @@ class Node:
 
         with self.clone.transaction():
             self.clone.store.execute(
-                "INSERT INTO peers(id, addresses) VALUES(?,?) ON CONFLICT(id) DO UPDATE SET addresses=excluded.addresses",
+                "INSERT INTO peers(id, addresses) VALUES(?,?)"
+                " ON CONFLICT(id) DO UPDATE SET addresses=excluded.addresses",
                 (id, json.dumps([list(address)])),
             )
 
@@ -508,7 +510,7 @@ class Node:
             "name": member["name"], "id": member["id"].hex(), "online": peer is not None,
             "in_step": peer is not None and peer.session.in_step, "behind": lacking(vector, mine),
             "ahead": lacking(mine, vector),
-            "address": "%s:%d" % peer.address if peer and peer.address else None,
+            "address": "{}:{}".format(*peer.address) if peer and peer.address else None,
             "refused": self._refused.get(member["id"], ""),
         }  # fmt: skip
 
@@ -523,4 +525,3 @@ def known_vector(clone: Clone, id: bytes) -> Vector:
 
     packed = clone.store.value("SELECT vector FROM peers WHERE id=?", (id,))
     return msgpack.unpackb(packed, strict_map_key=False) if packed else {}
-

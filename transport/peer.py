@@ -31,7 +31,7 @@ class Peer:
         self.error: Exception | None = None
 
     async def run(self) -> None:
-        """Speak until either side ends. Errors of the peer end the session with a word to it, and are kept in `error`."""
+        """Speak until either side ends. A fault of the peer ends the session with a word to it; see `error`."""
         from websockets.exceptions import ConnectionClosed
 
         writer = asyncio.create_task(self._write())

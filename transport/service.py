@@ -63,7 +63,9 @@ class _Service:
         except Exception as error:
             # Whoever asked must not wait for ever; the fault itself goes to the node's own output.
             said = f"the running node failed: {type(error).__name__}: {error}"
-            writer.write(json.dumps({"error": said, "hint": "restart it: `replica down`, `replica up`"}).encode() + b"\n")
+            writer.write(
+                json.dumps({"error": said, "hint": "restart it: `replica down`, `replica up`"}).encode() + b"\n"
+            )
             raise
 
 
