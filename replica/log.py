@@ -210,7 +210,7 @@ class Log:
             old = self._authors.get(change.payload["old"])
             if old is None or old.private:
                 raise MissingDependency("a clone's successor came before the clone itself")
-            if old.removed:
+            if self._saw_removal(change, old.id):
                 raise InvalidChange(f"{old.name} was removed; it cannot name a successor")
             if not verify(old.key, change.payload["proof"], succession(self.workspace, change.payload["key"])):
                 raise InvalidChange(f"a successor of {old.name} is not vouched for by it")
@@ -218,6 +218,12 @@ class Log:
         if change.author in self._authors:
             raise InvalidChange(f"a {change.kind.name.lower()} by somebody who is a member already")
         raise MissingDependency("the author of a change is not a member")
+
+    def _saw_removal(self, first: Change, member: bytes) -> bool:
+        """Whether the author of this first change knew that `member` was removed. By causality, so all judge alike."""
+        seen = dict(first.deps)
+        removals = self.store.rows("SELECT author, seq FROM removals WHERE member=?", (member,))
+        return any(seen.get(self._by_n[author].id, 0) >= seq for author, seq in removals)
 
     def _introduce(self, change: Change) -> Author:
         if clone_id(change.payload["key"]) != change.author:

@@ -71,13 +71,30 @@ class Materialiser:
             )
 
     def remove(self, stored: Stored) -> None:
-        self._end(stored.change.payload["member"], stored, None)
+        """End a member's access, and that of whoever goes on for it unknown to the remover."""
+        member, author = stored.change.payload["member"], stored.author
+        self._end(member, stored, None)
+        self.store.execute("INSERT OR IGNORE INTO removals VALUES(?,?,?)", (member, author.n, stored.change.seq))
+        waiting = [member]
+        while waiting:
+            for (new,) in self.store.rows("SELECT new FROM successions WHERE old=?", (waiting.pop(),)):
+                following = self.log.author(new)
+                if not following.removed and self.log.past(author.n, stored.change.seq, following.n) < 1:
+                    self._end(new, stored, None)
+                    waiting.append(new)
 
     def succeed(self, stored: Stored) -> None:
-        """A copied clone's old identity goes on living in the original; a rolled-back one's ends here."""
-        payload = stored.change.payload
+        """A copied clone's old identity goes on living in the original; a rolled-back one's ends here.
+
+        A removal that the successor had not heard of outranks: it is for the one that goes on as well.
+        """
+        payload, new = stored.change.payload, stored.change.author
+        self.store.execute("INSERT OR IGNORE INTO successions VALUES(?,?)", (payload["old"], new))
+        old_was_removed = self.store.value("SELECT 1 FROM removals WHERE member=?", (payload["old"],))
         if payload["why"] == "fork":
-            self._end(payload["old"], stored, stored.change.author)
+            self._end(payload["old"], stored, new)
+        if old_was_removed:
+            self._end(new, stored, None)
 
     def _end(self, member: bytes, stored: Stored, successor: bytes | None) -> None:
         target = self.log.author(member)

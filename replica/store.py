@@ -24,6 +24,10 @@ CREATE TABLE authors(
     private INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL DEFAULT 0, head BLOB NOT NULL,
     admitted_by BLOB, admitted_at INTEGER, removed_by BLOB, removed_at INTEGER, successor BLOB);
 
+-- Who removed whom, and who goes on for whom: as changes, since what they had seen of each other decides.
+CREATE TABLE removals(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
+CREATE TABLE successions(old BLOB, new BLOB, PRIMARY KEY(old, new)) WITHOUT ROWID;
+
 -- The log. Row order is arrival order, and so a causal order.
 CREATE TABLE changes(
     n INTEGER PRIMARY KEY, author INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, time INTEGER NOT NULL,

@@ -342,7 +342,6 @@ def test_the_same_file_on_two_clones_is_there_once(path):
         assert_same(*network.clones.values())
 
 
-@pytest.mark.xfail(strict=True, reason="a removal and a concurrent succession are judged by their order of arrival")
 def test_a_removal_beside_a_succession_of_the_same_member_leaves_the_others_able_to_sync():
     """FAILURES 15: whoever hears of which first, the removal outranks and nobody is cut off from the rest."""
     with Network("alice", "bob", "carol") as network:
