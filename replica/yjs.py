@@ -418,7 +418,7 @@ def overlap(a: Update, b: Update) -> bool:
     """Did two concurrent updates change the same region, so that a person should look at the result?
 
     Yes when both deleted the same text, when one wrote beside or inside what the other deleted, or
-    when both wrote in the same place.
+    when both wrote in the same place, or on both sides of one character.
     """
     deleted_a, deleted_b = _by_client(a.deletes), _by_client(b.deletes)
     return (
@@ -426,6 +426,7 @@ def overlap(a: Update, b: Update) -> bool:
         or any(_covers(deleted_b, id) for id in _attachments(a))
         or any(_covers(deleted_a, id) for id in _attachments(b))
         or not _gaps(a).isdisjoint(_gaps(b))
+        or not _neighbours(a).isdisjoint(_neighbours(b))
     )
 
 
@@ -458,6 +459,16 @@ def _gaps(update: Update) -> set[tuple[str, Id | None]]:
         if insert.origin is None and insert.right_origin is None:
             gaps.add(("empty", None))
     return gaps
+
+
+def _neighbours(update: Update) -> set[Id]:
+    """The items right beside what was written within a line.
+
+    Two clones that write on both sides of one character, as of the space between two words, wrote in one place. A new
+    line beside a changed one is no such thing.
+    """
+    within = [insert for insert in update.inserts if insert.text and "\n" not in insert.text]
+    return {id for insert in within for id in (insert.origin, insert.right_origin) if id is not None}
 
 
 def _covers(spans: Spans, id: Id) -> bool:

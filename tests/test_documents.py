@@ -275,3 +275,39 @@ def test_the_order_in_which_clones_meet_decides_nothing():
             assert_same(*network.clones.values())
             results.add(network["alice"].digest())
     assert len(results) == 1
+
+
+def test_two_clones_that_write_beside_the_same_word_are_shown_to_a_person():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        alice.edit_text("n.md", new="hello world\n")
+        network.sync_all()
+        alice.edit_text("n.md", new="hello brave world\n")
+        bob.edit_text("n.md", new="hello new world 😀\n")
+        network.sync_all()
+        assert [c.kind for c in alice.documents.all_conflicts()] == ["region"]
+        assert alice.digest() == bob.digest()
+
+
+def test_changes_of_different_lines_wait_for_nobody():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        alice.edit_text("n.md", new="one\ntwo\nthree\n")
+        network.sync_all()
+        alice.edit_text("n.md", new="one and more\ntwo\nthree\n")
+        bob.edit_text("n.md", new="one\ntwo\nthree and more\n")
+        network.sync_all()
+        assert alice.text("n.md") == "one and more\ntwo\nthree and more\n"
+        assert alice.documents.all_conflicts() == []
+
+
+def test_a_new_line_beside_a_changed_one_waits_for_nobody():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        alice.edit_text("n.md", new="one\ntwo\nthree\n")
+        network.sync_all()
+        alice.edit_text("n.md", new="one\ntwo\nthree!\n")
+        bob.edit_text("n.md", new="one\ntwo\nthree\nfour\n")
+        network.sync_all()
+        assert alice.text("n.md") == "one\ntwo\nthree!\nfour\n"
+        assert alice.documents.all_conflicts() == []

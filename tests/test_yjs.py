@@ -283,7 +283,7 @@ def test_updates_of_one_region_overlap_both_ways(a, b):
         (update(deletes=[(1, 0, 5)]), update(deletes=[(1, 5, 5)])),
         (update(deletes=[(1, 0, 5)]), update(deletes=[(2, 0, 5)])),
         (update(((1, 3), (1, 4))), update(deletes=[(1, 0, 3), (1, 5, 1)])),
-        (update(((1, 3), (1, 4))), update(((1, 4), (1, 5)), client=BOB)),
+        (update(((1, 3), (1, 4))), update(((1, 5), (1, 6)), client=BOB)),
         (update(((1, 3), None)), update((None, (1, 0)), client=BOB)),
         (update(), update()),
     ],
