@@ -161,6 +161,23 @@ def environment() -> dict[str, str]:
     return {**kept, "REPLICA_INTERFACES": "127.0.0.1", "PYTHONPATH": str(ROOT)}
 
 
+def timed(command: list[str], longest: float = 30.0) -> float:
+    """Seconds from the start of a process to its end. Raises CalledProcessError: it failed, or ran for `longest`."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    # Not wait(timeout): that asks every 50 ms, and the figures would be multiples of it.
+    limit = threading.Timer(longest, process.kill)
+    limit.start()
+    code = process.wait()
+    taken = time.perf_counter() - began
+    limit.cancel()
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return taken
+
+
 class Process:
     """A process that prints a JSON object a line."""
 

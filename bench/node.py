@@ -63,6 +63,8 @@ async def append(clone: Clone, node: Node, arguments: argparse.Namespace) -> Non
     """One entry after another, each a change of its own, `pace` seconds apart."""
     chance = random.Random(arguments.seed)
     while not any(peer.session.in_step for peer in node.peers.values()):
+        if node.stopping:
+            return
         await asyncio.sleep(0.01)
     starts = {}
     for number in range(arguments.append):

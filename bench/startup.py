@@ -1,11 +1,9 @@
 """How long a short command takes, from the start of the process to its end, on a warm disk."""
 
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from bench.harness import environment, percentile, replica, say, spread, workspace
+from bench.harness import percentile, replica, say, spread, timed, workspace
 
 RUNS = 25
 
@@ -25,12 +23,4 @@ def run(place: Path) -> None:
 
 
 def times(command) -> list[float]:
-    taken = []
-    for number in range(RUNS + 1):
-        arguments = command(number)
-        began = time.perf_counter()
-        subprocess.run(
-            arguments, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=20
-        )
-        taken.append(time.perf_counter() - began)
-    return taken[1:]
+    return [timed(command(number)) for number in range(RUNS + 1)][1:]

@@ -1,12 +1,11 @@
 """`replica sync` on a 70 kB memory bank with five peers up, from the start of the process to its end."""
 
 import random
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.harness import SEED, environment, node, replica, say, sentence, spread, until, workspace
+from bench.harness import SEED, node, replica, say, sentence, spread, timed, until, workspace
 
 RUNS, PEERS = 10, 5
 BUFFERS = ("patterns-buffer.md", "lessons-buffer.md", "decisions-inbox.md", "SESSION_LOG.md")
@@ -39,12 +38,7 @@ def run(place: Path) -> None:
 
 
 def sync(root: Path) -> float:
-    began = time.perf_counter()
-    subprocess.run(
-        replica("sync", "--dir", str(root)), env=environment(), stdin=subprocess.DEVNULL, check=True,
-        stdout=subprocess.DEVNULL, timeout=30,
-    )  # fmt: skip
-    return time.perf_counter() - began
+    return timed(replica("sync", "--dir", str(root)))
 
 
 def bank(root: Path, chance: random.Random) -> int:

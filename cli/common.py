@@ -25,7 +25,7 @@ Documents = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help
 
 def root_of(folder: Path | None) -> Path:
     """The clone's folder: the one that was named, or the nearest upwards from here. Raises NotAClone."""
-    from replica.clone import find_root
+    from replica.places import find_root
 
     return find_root(Path.cwd()) if folder is None else folder.expanduser().absolute()
 

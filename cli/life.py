@@ -58,7 +58,7 @@ class _Made:
     """What `init` has put into a folder, to take it away again if it cannot finish."""
 
     def __init__(self, root: Path):
-        from replica.clone import CONFIG, FOLDER
+        from replica.places import CONFIG, FOLDER
 
         self.root, self.config = root, root / CONFIG
         self._clone = root / FOLDER

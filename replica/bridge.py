@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from replica import filetext, folder, guard, intake, paths
 from replica.blocks import parse, render, spaced
-from replica.clone import CONFIG, FOLDER, Clone
+from replica.clone import Clone
 from replica.documents import Document
 from replica.errors import ConfigError, DiskFull, DocumentNotFound, InvalidChange, StoreError, TooLarge, UnsafePath
+from replica.places import CONFIG, FOLDER
 
 # A file that is gone, or suddenly empty, is looked at again after this many milliseconds before it is believed: editors
 # save by delete-then-create and by truncate-then-write.
@@ -321,7 +322,7 @@ class Bridge:
         self, path: str, data: bytes, text: str, stamp: str, row: Row | None, switched: bool, force: bool,
         report: Report, rule=None,
     ) -> None:  # fmt: skip
-        """Make the document what the file says, as far as a person changed it. `rule`: another than the one in force."""
+        """Make the document what the file says, as far as a person did. `rule`: another than the one in force."""
         if row is not None and row.intent is not None:
             row = self._finish(row, data, stamp)
         if row is not None and data == row.base:

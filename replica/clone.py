@@ -18,27 +18,13 @@ from replica.errors import AlreadyAClone, DiskFull, DocumentNotFound, NotAClone,
 from replica.keys import Identity, clone_id
 from replica.log import Log, Stored, Vector, changes_start
 from replica.materialise import Materialiser
+from replica.places import CONFIG, FOLDER, IDENTITY, PRIVATE, STORE, find_root
 from replica.store import Store
 
 if TYPE_CHECKING:
     from replica.config import Config, Rule
 
-FOLDER = ".replica"
-STORE = "store.db"
-IDENTITY = "identity"  # the private key, in hex
-PRIVATE = "identity.private"  # the key of the level-0 chain; it never leaves this folder
-CONFIG = "replica.toml"
-
 Certify = Callable[[bytes, str], bytes]  # (private key, name) -> a self-signed certificate, DER
-
-
-def find_root(start: Path) -> Path:
-    """The nearest folder from `start` upwards that holds a clone. Raises NotAClone."""
-    start = start.absolute()
-    for folder in (start, *start.parents):
-        if (folder / FOLDER / STORE).is_file():
-            return folder
-    raise NotAClone(f"{start} is not inside a clone")
 
 
 class Clone:

@@ -13,6 +13,7 @@ from replica import changes
 from replica.changes import Kind, Signed
 from replica.errors import ReplicaError, StoreError
 from replica.keys import Identity
+from replica.places import FOLDER, IDENTITY, STORE
 
 if TYPE_CHECKING:
     from replica.clone import Certify, Clone
@@ -45,8 +46,6 @@ def settle(clone: "Clone", certify: "Certify | None") -> "Clone":
 
 
 def _holds(place: Path, identity: Identity) -> bool:
-    from replica.clone import FOLDER, IDENTITY, STORE
-
     try:
         return (place / FOLDER / STORE).is_file() and Identity.load(place / FOLDER / IDENTITY).id == identity.id
     except ReplicaError:
@@ -54,7 +53,6 @@ def _holds(place: Path, identity: Identity) -> bool:
 
 
 def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "Clone":
-    from replica.clone import FOLDER
     from replica.log import succession
 
     if certify is None:
@@ -86,8 +84,6 @@ def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "C
 
 def finish(folder: Path, store: "Store") -> None:
     """Put the new key in the old one's place once the store belongs to it; a crash before that undoes it."""
-    from replica.clone import IDENTITY
-
     following = folder / NEXT
     if not following.is_file():
         return

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replica import paths
-from replica.clone import FOLDER, unwritable
+from replica.clone import unwritable
 from replica.errors import UnsafePath
+from replica.places import FOLDER
 
 TEMPORARY = ".replica-new-"  # our own half-written files, beside the one they become
 

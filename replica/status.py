@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from replica import clock, folder, paths
-from replica.clone import CONFIG, FOLDER, IDENTITY, PRIVATE, Clone
+from replica.clone import Clone
 from replica.copies import place_of
 from replica.errors import ConfigError
 from replica.log import Vector, lacking
+from replica.places import CONFIG, FOLDER, IDENTITY, PRIVATE
 
 WARN_FROM = 0.8  # of a harvest threshold
 # A clock that is this far behind what others wrote is worth a word, in milliseconds.

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from replica import changes, paths
 from replica.blocks import ENTRY, Block, block_id, parse
 from replica.changes import Add, Remove
-from replica.clone import CONFIG, Clone
+from replica.clone import Clone
 from replica.documents import Document, Entry
 from replica.errors import DocumentNotFound, TooLarge, UsageError, WrongPolicy
 from replica.history import near
+from replica.places import CONFIG
 
 
 class Added(NamedTuple):

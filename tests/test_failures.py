@@ -14,8 +14,9 @@ import pytest
 from replica import changes, clock, log
 from replica.bridge import SECOND_LOOK, Bridge
 from replica.changes import Kind, Signed
-from replica.clone import FOLDER, STORE, Clone
+from replica.clone import Clone
 from replica.errors import Fork, InvalidChange, MissingDependency, PeerError, UnknownSchema
+from replica.places import FOLDER, STORE
 from replica.store import Store
 from replica.text import client_id
 from tests.helpers import (

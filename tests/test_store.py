@@ -7,8 +7,9 @@ import sqlite3
 import pytest
 
 from replica import changes, store
-from replica.clone import FOLDER, STORE, Clone
+from replica.clone import Clone
 from replica.errors import DiskFull, NotAClone, StoreError, UnknownSchema
+from replica.places import FOLDER, STORE
 from replica.store import Store
 from tests.helpers import Network, add, assert_same, certificate, read, save
 

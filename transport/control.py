@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replica.clone import FOLDER
 from replica.errors import ReplicaError
+from replica.places import FOLDER
 
 FILE = "node.json"
 LOCK = "node.lock"

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgpack
 
 from replica import changes
-from replica.clone import FOLDER, Clone, clean_name, refuse_if_clone
+from replica.clone import Clone, clean_name, refuse_if_clone
 from replica.errors import CodeExpired, PairingError, ReplicaError, Unreachable
 from replica.keys import ID_SIZE, Identity, clone_id
+from replica.places import FOLDER
 from transport import addresses, codes, tls
 from transport.node import Node, Options
 from transport.targets import Address

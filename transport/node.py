@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replica.bridge import Bridge, Report
-from replica.clone import FOLDER, Clone
+from replica.clone import Clone
 from replica.errors import ReplicaError, StoreError, UsageError
 from replica.keys import clone_id
 from replica.log import Vector, lacking
+from replica.places import FOLDER
 from transport import addresses, control, frames, tls
 from transport.peer import Peer
 from transport.session import Diverged, Ended, Event, InStep, Took
@@ -355,12 +356,17 @@ class Node:
     def _after_intake(self, changes) -> None:
         if any(stored.change.document is None for stored in changes):
             self.trust_changed()
+        self._deliver_later()
+
+    def _deliver_later(self) -> None:
+        """Write files soon, once for a burst of changes, and after the peers have had their answers."""
         if self.options.files and self._deliver_soon is None:
             self._deliver_soon = asyncio.get_running_loop().call_later(DELIVER_AFTER, self._deliver)
 
     def _changed(self) -> None:
         """A transaction of this process added to the log."""
         self._spread()
+        self._deliver_later()
 
     def _spread(self, but: Peer | None = None) -> None:
         for peer in list(self.peers.values()):

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from replica.clone import FOLDER
 from replica.folder import TEMPORARY
+from replica.places import FOLDER
 
 # Milliseconds. A step is one look at the kernel's queue: short steps cost processor time in an idle node.
 STEP = 40
