@@ -31,7 +31,8 @@ RESCAN = 60.0  # seconds between whole looks at the folder: a watch may miss wha
 REBROWSE = 45.0  # seconds; mDNS by itself finds a healed network after up to an hour
 SLEPT = 10.0  # seconds that the wall clock ran ahead of ours: the machine was asleep
 OPEN_TIMEOUT = 5.0
-DELIVER_AFTER = 0.02  # seconds: a burst of changes is written to its files once
+DELIVER_AFTER = 0.01  # seconds: a burst of changes is written to its files once …
+DELIVER_SHARE = 9  # … and while it lasts, writing files takes a tenth of the time at most
 TOUCH = 30.0  # seconds between notes of what peers hold, for `status` when nothing runs
 
 
@@ -60,10 +61,10 @@ class Node:
         self.started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._wake_dialler = asyncio.Event()
-        self.poked = asyncio.Event()
         self.moved = asyncio.Event()  # set at every event, for whoever waits for something to happen
         self._trusted: dict[bytes, bytes] | None = None
         self._deliver_soon: asyncio.TimerHandle | None = None
+        self._deliver_rested = 0.0  # when files may be written again
         self._tasks: set[asyncio.Task] = set()
         self._lock = control.Lock(clone.root)
         self._refused: dict[bytes, str] = {}
@@ -105,7 +106,8 @@ class Node:
         if self.options.mdns:
             await self._discover(stack)
         self._call_known()
-        for loop in (self._dial_loop, self._store_loop, self._house_loop):
+        self._poll_store(self.clone.store.version())
+        for loop in (self._dial_loop, self._house_loop):
             self.spawn(loop())
         if self.options.files:
             from transport.watch import watch
@@ -361,7 +363,8 @@ class Node:
     def _deliver_later(self) -> None:
         """Write files soon, once for a burst of changes, and after the peers have had their answers."""
         if self.options.files and self._deliver_soon is None:
-            self._deliver_soon = asyncio.get_running_loop().call_later(DELIVER_AFTER, self._deliver)
+            pause = max(DELIVER_AFTER, self._deliver_rested - time.monotonic())
+            self._deliver_soon = asyncio.get_running_loop().call_later(pause, self._deliver)
 
     def _changed(self) -> None:
         """A transaction of this process added to the log."""
@@ -377,7 +380,10 @@ class Node:
 
     def _deliver(self) -> None:
         self._deliver_soon = None
+        began = time.monotonic()
         self._safely(self.bridge.deliver)
+        ended = time.monotonic()
+        self._deliver_rested = ended + min(1.0, DELIVER_SHARE * (ended - began))
 
     def _saved(self, paths: set[str] | None) -> None:
         """The watch saw these document paths change; None: look at everything."""
@@ -403,18 +409,14 @@ class Node:
 
     # --- what else goes on
 
-    async def _store_loop(self) -> None:
-        """Notice what other processes of this clone have committed."""
-        version = self.clone.store.version()
-        while not self.stopping:
-            await self._wait_any(self.poked, STORE_POLL)
-            self.poked.clear()
-            if self.stopping:
-                return
-            now = self.clone.store.version()
-            if now != version:
-                version = now
-                self.store_grown()
+    def _poll_store(self, version: int) -> None:
+        """Notice what other processes of this clone have committed. A timer: a task would cost an idle node more."""
+        if self.stopping:
+            return
+        now = self.clone.store.version()
+        asyncio.get_running_loop().call_later(STORE_POLL, self._poll_store, now)
+        if now != version:
+            self.store_grown()
 
     def store_grown(self) -> None:
         """Another process of this clone has committed something."""

@@ -11,7 +11,7 @@ from replica.places import FOLDER
 
 # Milliseconds. A step is one look at the kernel's queue: short steps cost processor time in an idle node.
 STEP = 40
-DEBOUNCE = 50
+DEBOUNCE = 40
 POLL_AGAIN = 2.0  # seconds between looks where the system gives us no watch
 
 
