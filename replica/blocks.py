@@ -84,6 +84,14 @@ def spaced(blocks: Iterable[Block], policy: str) -> list[Block]:
     return result
 
 
+def stand_alone(texts: Iterable[str]) -> bool:
+    """Whether `parse` is sure to find exactly these blocks again in their `render`, so that nobody need look.
+
+    True only for headings and list items of one line each; False says nothing.
+    """
+    return all("\n" not in text and _NEVER_FLOWS.match(text) for text in texts)
+
+
 def _flows_into(before: list[Block], block: Block) -> bool:
     if _NEVER_FLOWS.match(block.text):
         return False

@@ -369,3 +369,21 @@ def test_kept_pairs_ascend_where_nothing_moved():
     base = entries("- a", "- b", "- a", "- c", "- a")
     kept = pair(base, entries("- a", "- a", "- c", "- new", "- a")).kept
     assert all(one[1] < two[1] for one, two in pairwise(kept))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["# T", "## a b", "- one", "* two", "- ", "- - x", "1. n", "---", "p", "-"]),
+            st.text(max_size=8),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from(["union", "log"]),
+)
+def test_blocks_that_stand_alone_are_found_again_as_they_were(texts, policy):
+    from replica.blocks import stand_alone
+
+    if stand_alone(texts):
+        blocks = [Block("entry", text, "") for text in texts]
+        assert [block.text for block in parse(render(blocks), policy)] == texts
