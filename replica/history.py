@@ -189,6 +189,7 @@ class Past(NamedTuple):
     document: Document
     text: str
     entries: tuple[Entry, ...]
+    private: bool = False  # a text that was of level 0 then
 
 
 class _Replay(Materialiser):
@@ -232,7 +233,8 @@ def _replayed(clone: Clone, path: str, numbers: list[int], moment: int, store: S
         replay.apply(stored)
     for document in documents.all():
         entries = () if document.policy == "text" else tuple(documents.entries(document))
-        return Past(document, documents.text(document), entries)
+        private = document.policy == "text" and documents.shown_text(document) != document.shared
+        return Past(document, documents.text(document), entries, private)
     return None
 
 
@@ -313,7 +315,7 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
 
     Raises:
         DocumentNotFound, NotFound: as `at`.
-        WrongPolicy: a log only grows; nothing was changed.
+        WrongPolicy: a log only grows, or what is shared now was of level 0 then; nothing was changed.
     """
     with clone.transaction():
         past = at(clone, path, moment)
@@ -326,12 +328,25 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
                 hint=f"read it as it was with `replica show {path} --at TIME`",
             )
         if document.policy == "text":
-            clone.edit_text(path, new=past.text, level=0 if document.shared is None else 1)
+            _restore_text(clone, document, past)
             return True
         ops = _restoring(clone, document, past)
         if ops:
             clone.edit_entries(path, document.policy, ops)
         return bool(ops)
+
+
+def _restore_text(clone: Clone, document: Document, past: Past) -> None:
+    """Nothing that was or is of level 0 comes to the others by this."""
+    rule = clone.rule(document.path)
+    is_private = clone.documents.shown_text(document) != document.shared
+    if past.private and document.alive and not is_private:
+        raise WrongPolicy(
+            f"{document.path!r} was for this clone alone then (level 0), and is shared now",
+            hint=f"see it with `replica show {document.path} --at TIME`, and save what may be shared",
+        )
+    alone = past.private or is_private or (rule is not None and rule.level == 0)
+    clone.edit_text(document.path, new=past.text, level=0 if alone else 1)
 
 
 def _now(clone: Clone, past: Past) -> Document:
