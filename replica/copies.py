@@ -34,7 +34,7 @@ def settle(clone: "Clone", certify: "Certify | None") -> "Clone":
         if here != recorded:
             original = Path(recorded)
             if _holds(original, clone.identity) and clone.log.author(clone.identity.id) is not None:
-                return _branch_off(clone, original, certify)
+                return _branch_off(clone, original, certify) or _opened_again(clone, certify)
             with clone.transaction():
                 clone.store.set_meta("place", here)
         elif clone.store.meta("introduce"):
@@ -52,14 +52,21 @@ def _holds(place: Path, identity: Identity) -> bool:
         return False
 
 
-def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "Clone":
+def _opened_again(clone: "Clone", certify: "Certify | None") -> "Clone":
+    clone.close()
+    return type(clone).open(clone.root, certify=certify, now_ms=clone.log.now_ms)
+
+
+def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "Clone | None":
     from replica.log import succession
 
     if certify is None:
         raise StoreError(f"{clone.root} is a copy of the clone {original}", hint="run `replica status` in it once")
     new = Identity.new()
-    new.save(clone.root / FOLDER / NEXT)
     with clone.transaction():
+        if clone.store.meta("clone") != clone.identity.id:
+            return None  # another process has just done it
+        new.save(clone.root / FOLDER / NEXT)
         taken = {member["name"] for member in clone.members()}
         name = next(
             n for n in (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000))) if n not in taken
@@ -87,12 +94,15 @@ def finish(folder: Path, store: "Store") -> None:
     following = folder / NEXT
     if not following.is_file():
         return
-    if Identity.load(following).id == store.meta("clone"):
-        for stale in ("identity.pem", "node.json"):
-            (folder / stale).unlink(missing_ok=True)
-        os.replace(following, folder / IDENTITY)
-    else:
-        following.unlink()
+    with store.transaction():  # another process may be about to say that the store belongs to it
+        if not following.is_file():
+            return
+        if Identity.load(following).id == store.meta("clone"):
+            for stale in ("identity.pem", "node.json"):
+                (folder / stale).unlink(missing_ok=True)
+            os.replace(following, folder / IDENTITY)
+        else:
+            following.unlink()
 
 
 def _introduce(clone: "Clone") -> None:
