@@ -6,14 +6,17 @@ then write what the log has brought. The base of every comparison is what we las
 """
 
 import errno
+import itertools
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from replica import filetext, folder, guard, intake, paths
-from replica.blocks import parse, render, spaced
+from replica.blocks import parse, render, spaced, stand_alone
 from replica.clone import Clone
 from replica.documents import Document
 from replica.errors import ConfigError, DiskFull, DocumentNotFound, InvalidChange, StoreError, TooLarge, UnsafePath
@@ -92,6 +95,7 @@ class Bridge:
         self.clone, self.store, self.root = clone, clone.store, clone.root
         self.now_ms = now_ms or (lambda: int(time.time() * 1000))
         self._delivered = 0  # the row of the log up to which files are written
+        self._turns = 0
 
     # --- the whole
 
@@ -101,15 +105,30 @@ class Bridge:
         `every`: documents of every cadence, not only those that are due. `force`: paths whose hold is lifted.
         `wait`: take the second look at missing files at once, instead of asking to be called again.
         """
-        self._check_root()
-        report = self._once(every, set(force))
+        with self._turn():
+            report = self._once(every, set(force))
         if wait and report.look_again:
             time.sleep(SECOND_LOOK / 1000)
-            again = self._once(every, set(force))
+            with self._turn():
+                again = self._once(every, set(force))
             for name in ("taken", "written", "deleted", "removed"):
                 setattr(again, name, getattr(report, name) + getattr(again, name))
             return again
         return report
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One bridge of a clone at a time, of whatever process: two would take each other's files for saves."""
+        self._check_root()
+        if self._turns:
+            yield
+            return
+        with folder.turn(self.root):
+            self._turns += 1
+            try:
+                yield
+            finally:
+                self._turns -= 1
 
     def _once(self, every: bool, force: set[str]) -> Report:
         report = Report()
@@ -123,8 +142,9 @@ class Bridge:
                 self._visit(path, file, rows.get(path), switched, path in force, report)
         self._missing(rows, found, due, force, report)
         report.skipped.update(found.skipped)
+        reached = self.clone.log.last_row()  # before the writing: what others commit meanwhile is for the next time
         self._write_all(due, report)
-        self._delivered = self.clone.log.last_row()
+        self._delivered = reached
         self._remember(report, due)
         return report
 
@@ -148,15 +168,15 @@ class Bridge:
 
     def deliver(self) -> Report:
         """Write what the log has brought since the last time, without a look at the rest of the folder."""
-        self._check_root()
-        report = Report()
-        reached = self.clone.log.last_row()
-        if self._delivered == 0:
-            return self.run()
-        self.follow_config()
-        self._write_all({"live"}, report, self._delivered)
-        self._delivered = reached
-        return report
+        with self._turn():
+            report = Report()
+            reached, rules = self.clone.log.last_row(), self.store.meta("config")
+            self.follow_config()
+            if self._delivered == 0 or self.store.meta("config") != rules:  # other rules: other documents and policies
+                return self.run()
+            self._write_all({"live"}, report, self._delivered)
+            self._delivered = reached
+            return report
 
     def collect(self, changed: Iterable[str]) -> Report:
         """Take in the files of these document paths, which a watch has named; the rest of the folder waits.
@@ -164,8 +184,10 @@ class Bridge:
         Anything but a plain save of known documents (a path that is gone, a folder, replica.toml, a branch that git
         has switched) is for `run`.
         """
-        self._check_root()
-        names = set(changed)
+        with self._turn():
+            return self._collect(set(changed))
+
+    def _collect(self, names: set[str]) -> Report:
         plain = CONFIG not in names and not self._switched()
         files = {path: self.root / path for path in names if self.clone.rule(path) is not None}
         if not plain or any(file.is_symlink() or not file.is_file() for file in files.values()):
@@ -292,28 +314,30 @@ class Bridge:
         try:
             with self.clone.transaction():
                 if row is not None and not same_policy:
-                    data = self._leave(self.row(path), rule, data, text, folder.stamp(info))
+                    data = self._leave(self.row(path), rule, data, text, info)
                     text, info, row = filetext.decode(data).text, file.stat(), None
                 full = self.row(path) if row is not None else None
-                self.take(path, data, text, folder.stamp(info), full, switched, force, report)
+                self.take(path, data, text, folder.settled(info), full, switched, force, report)
         except (InvalidChange, TooLarge) as error:
             report.skipped[path] = f"cannot be taken in: {error}"
         except OSError as error:
             report.skipped[path] = f"cannot be read or written: {error.strerror}"
 
-    def _leave(self, row: Row, rule, data: bytes, text: str, stamp: str) -> bytes:
+    def _leave(self, row: Row, rule, data: bytes, text: str, info: os.stat_result) -> bytes:
         """The policy of a path changed: its content moves on to a document of the new one.
 
         Returns what the file holds then: what others had written and the file did not show yet moves along.
         """
         old = replace(rule, policy=row.policy)
-        self.take(row.path, data, text, stamp, row, False, True, Report(), old)
+        self.take(row.path, data, text, folder.settled(info), row, False, True, Report(), old)
         document, row = self.clone.documents.find(row.path, row.policy), self.row(row.path)
         if document.alive:
             canonical, _ = self._content(document)
             data = filetext.patch(row.base, row.canonical, canonical, exact=row.policy == "text")
             if data != row.base:
-                folder.write(self.root, row.path, data)
+                (done,) = folder.write_all(self.root, [folder.Write(row.path, data, folder.stamp(info))])
+                if isinstance(done, Exception):
+                    raise done
         self.clone.delete(document)
         self.store.execute("DELETE FROM files WHERE path=?", (row.path,))
         return data
@@ -386,10 +410,7 @@ class Bridge:
         return None
 
     def _change_level(self, path: str, text: str, document: Document, rule) -> None:
-        """The level of a text changed: it goes on in the other twin. What was shared stays shared."""
-        self.clone.edit_text(path, new=text, level=rule.level)
-        if rule.level > 0:
-            self.clone.delete(document._replace(shared=None))
+        self.clone.move_text(document, text, rule.level)
 
     def _take_entries(
         self, path: str, text: str, row: Row | None, rule, switched: bool, force: bool
@@ -466,7 +487,7 @@ class Bridge:
         """A person deleted the file: the document goes, unless others changed it since we wrote it."""
         with self.clone.transaction():
             document = self.clone.documents.find(row.path, row.policy)
-            news = document.alive and self._last_change(document) > row.change
+            news = document.alive and (self._last_change(document) > row.change or row.intended)
             self._forget(row.path)
             if document.alive and not news:
                 self.clone.delete(document)
@@ -587,6 +608,8 @@ class Bridge:
             return self.clone.documents.text(document), b""
         entries = self.clone.documents.entries(document)
         text = render(spaced((entry.block for entry in entries), document.policy))
+        if document.policy != "latest" and stand_alone(entry.text for entry in entries):
+            return text, b"".join(entry.id for entry in entries)
         blocks = parse(text, document.policy)
         if [b.text for b in blocks] == [e.text for e in entries]:
             return text, b"".join(entry.id for entry in entries)
@@ -692,6 +715,10 @@ class Bridge:
 
     def reject(self, chosen: list[str]) -> list[str]:
         """Undo what is held: the files become the documents again. What they held is kept beside the store."""
+        with self._turn():
+            return self._reject(chosen)
+
+    def _reject(self, chosen: list[str]) -> list[str]:
         done = []
         for path in sorted(self._chosen(chosen)):
             target = paths.resolve(self.root, path)
@@ -712,7 +739,12 @@ class Bridge:
     def _set_aside(self, path: str, data: bytes) -> None:
         kept = self.root / FOLDER / "rejected"
         kept.mkdir(exist_ok=True)
-        (kept / f"{self.now_ms()}-{path.replace('/', '-')}").write_bytes(data)
+        name = f"{self.now_ms()}-{path.replace('/', '-')}".encode()[-200:].decode(errors="ignore")
+        names = itertools.chain([name], (f"{again}-{name}" for again in itertools.count(2)))
+        with open(next(kept / name for name in names if not (kept / name).exists()), "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _chosen(self, chosen: list[str]) -> set[str]:
         held = {row["path"] for row in self.held()}

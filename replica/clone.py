@@ -325,6 +325,7 @@ class Clone:
         with self.transaction():
             document = self.documents.find(path, "text")
             doc = document.private if level == 0 else document.shared
+            assert new is not None or doc is not None, "operations on a text that is not there"
             if doc is None or not self.store.value("SELECT 1 FROM changes WHERE doc=? AND kind IN (4,5)", (doc,)):
                 return [self.append(Kind.IMPORT, (path, "text"), new or "", level=level)]
             client = client_id(who.id, path)
@@ -338,6 +339,40 @@ class Clone:
                 return [self.append(Kind.TEXT, (path, "text"), update, level=level) for update in updates]
             finally:
                 self.materialiser.made_here = False
+
+    def move_text(self, document: Document, text: str, level: int) -> list[Stored]:
+        """The level of a text has changed: it goes on as `text` in the other twin. What was shared stays shared.
+
+        Shared again, it keeps what others wrote while it went on privately here: that was never seen.
+        """
+        from replica import textdiff
+
+        with self.transaction():
+            shared = document.shared
+            if level > 0 and self.store.value("SELECT 1 FROM alive WHERE doc=?", (shared,)):
+                then, now = self._text_at_parting(document), self.documents.raw_text(shared)
+                if then:
+                    text = textdiff.apply_ops(now, textdiff.rebase(textdiff.diff(then, text), then, now))
+                else:
+                    text = textdiff.merge_additive(now, text)
+            written = self.edit_text(document.path, new=text, level=level)
+            if level > 0:
+                self.delete(document._replace(shared=None))
+            return written
+
+    def _text_at_parting(self, document: Document) -> str:
+        """What the shared twin of a text held here when the private one began or began again."""
+        from replica.materialise import apply_text
+        from replica.text import Text
+
+        private, engine = document.private, Text.new()
+        began = self.store.value(
+            "SELECT min(n) FROM changes WHERE doc=? AND n>"
+            "(SELECT ifnull(max(n), 0) FROM changes WHERE doc=? AND kind=?)", (private, private, int(Kind.DELETE)),
+        )  # fmt: skip
+        for stored in self.log.changes_of(document.shared, 0, began or 0):
+            apply_text(engine, stored)
+        return engine.text
 
     def delete(self, document: Document) -> None:
         """Delete a document as far as it is seen here."""

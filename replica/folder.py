@@ -3,15 +3,68 @@
 import errno
 import os
 import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from replica import paths
 from replica.clone import unwritable
-from replica.errors import UnsafePath
+from replica.errors import StoreError, UnsafePath
 from replica.places import FOLDER
 
 TEMPORARY = ".replica-new-"  # our own half-written files, beside the one they become
+TURN = "bridge.lock"
+TURN_TIMEOUT = 15.0  # seconds to wait for another process, as long as for its transactions
+
+
+@contextmanager
+def turn(root: Path) -> Iterator[None]:
+    """One process of a clone at a time reads and writes its files: what one has written is no edit for another.
+
+    Given back by the system when the process ends, however it ends. Raises StoreError: it is busy for too long.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows; it locks files only
+        import msvcrt
+
+        place, how = root / FOLDER / TURN, os.O_RDWR | os.O_CREAT
+
+        def lock(handle: int) -> None:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+
+    else:
+        place, how = root / FOLDER, os.O_RDONLY
+
+        def lock(handle: int) -> None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    try:
+        handle = os.open(place, how, 0o600)
+    except OSError as error:
+        raise unwritable(root, error) from None
+    try:
+        _wait_for(lambda: lock(handle), root)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _wait_for(lock: Callable[[], None], root: Path) -> None:
+    until = time.monotonic() + TURN_TIMEOUT
+    while True:
+        try:
+            return lock()
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                return None  # a file system without locks: go on as if alone
+        if time.monotonic() > until:
+            raise StoreError(
+                f"the files of {root} are busy", hint="another replica command is at work on them; try again"
+            )
+        time.sleep(0.003)
 
 
 class Found(NamedTuple):
@@ -93,6 +146,17 @@ def _consider(relative: Path, name: str, folder: Path, is_document, excluded, fo
 def stamp(info: os.stat_result) -> str:
     """Tells whether a file may have changed: inode, size, time of change. Equal content decides, not this."""
     return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+
+
+TICK = 20_000_000  # nanoseconds; file systems stamp by a clock that ticks every 10 ms or faster
+
+
+def settled(info: os.stat_result) -> str:
+    """The stamp to remember of a file that was read after `info`.
+
+    One saved this very moment may be saved again with the same stamp: it gets none that a file can have.
+    """
+    return stamp(info) + ("?" if abs(time.time_ns() - info.st_mtime_ns) < TICK else "")
 
 
 class Write(NamedTuple):

@@ -213,7 +213,10 @@ def _append(clone: Clone, document: Document, text: str, level: int, fields: boo
     _check_size(clone, document, len(old.encode()), paragraph)
     gap = "" if not old.strip("\n") or old.endswith("\n\n") else "\n" if old.endswith("\n") else "\n\n"
     written = f"{gap}{paragraph}\n"
-    if document.alive:
+    twin = document.private if level == 0 else document.shared
+    if document.alive and twin != clone.documents.shown_text(document):
+        stored = clone.move_text(document, old + written, level)
+    elif document.alive:
         stored = clone.edit_text(document.path, [(len(old), len(old), written)], level=level)
     else:
         stored = clone.edit_text(document.path, new=written.lstrip("\n"), level=level)
