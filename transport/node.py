@@ -249,14 +249,25 @@ class Node:
             self._wake_dialler.set()
         ssl_object = socket.transport.get_extra_info("ssl_object")
         id = self.trust.peer_id(ssl_object)
-        if id is None or id == self.clone.identity.id or not tls.alpn(ssl_object):
-            self.targets.failed(target, time.monotonic(), f"{where} is not a member of this workspace")
+        refused = self._unfit(id, tls.alpn(ssl_object), where)
+        if refused:
+            self.targets.failed(target, time.monotonic(), refused)
+            if target.fixed:
+                self.tell("unreachable", address=where, message=refused, hint="")
             await socket.close()
             return
         self.targets.succeeded(target, time.monotonic(), id)
         self._learn_address(id, target.address)
         await self._converse(id, socket, dialled=True, address=target.address)
         self._wake_dialler.set()
+
+    def _unfit(self, id: bytes | None, speaks: bool, where: str) -> str:
+        """Why whoever answered is no peer, or nothing."""
+        if not speaks:
+            return f"{where} speaks another version of the protocol; update memory-replica on the older side"
+        if id is None:
+            return f"{where} is not a member of this workspace"
+        return f"{where} is this clone itself" if id == self.clone.identity.id else ""
 
     async def _connect(self, host: str, port: int):
         from websockets.asyncio.client import connect
