@@ -337,6 +337,8 @@ def _say_sync(report: dict) -> None:
         words(f"held back: {path}: {what} (`replica accept` lets it through, `replica reject` undoes it)")
     for path, why in report["skipped"].items():
         words(f"passed over: {path}: {why}")
+    for problem in report["problems"]:
+        words(problem["message"] + (f" ({problem['hint']})" if problem["hint"] else ""))
     if report["in_step"]:
         data(f"in step with {', '.join(report['in_step'])} after {report['seconds']:.1f} s")
     behind = [p for p in report["peers"] if p["online"] and not p["in_step"]]

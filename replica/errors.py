@@ -136,5 +136,11 @@ class Unreachable(ReplicaError):
     """Nobody answers there."""
 
 
+class CannotListen(ReplicaError):
+    """The address to listen on is in use or not ours."""
+
+    hint = "choose another address or port with --listen HOST:PORT"
+
+
 class UsageError(ReplicaError):
     """The command line is not right; exit code 2."""

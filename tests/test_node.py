@@ -5,17 +5,19 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
 from replica.bridge import Bridge
 from replica.clone import Clone
-from replica.errors import AlreadyAClone, CodeExpired, StoreError, Unreachable, UsageError, WrongCode
+from replica.errors import AlreadyAClone, CannotListen, CodeExpired, StoreError, Unreachable, WrongCode
 from replica.keys import Identity
 from transport import control, tls
 from transport.inviting import invite, join
 from transport.meeting import meet
 from transport.node import Node, Options
+from transport.session import Session
 
 HERE = ("127.0.0.1", 0)
 
@@ -288,7 +290,7 @@ def test_a_port_in_use_is_named(tmp_path):
     async def story():
         with founder(tmp_path) as alice, founder(tmp_path, "other") as other:
             async with running(alice) as a:
-                with pytest.raises(UsageError, match=str(a.port)):
+                with pytest.raises(CannotListen, match=str(a.port)):
                     async with running(other, listen=at(a)):
                         pass
 
@@ -344,5 +346,32 @@ def test_events_can_be_printed_as_json(tmp_path):
             async with running(alice, events=heard, files=True) as a, running(bob, [at(a)]) as b:
                 await until(lambda: b.peers and b.in_step, b)
         assert {"listening", "connected", "in_step"} <= {json.loads(json.dumps(e))["event"] for e in heard}
+
+    asyncio.run(story())
+
+
+def test_a_sync_says_why_a_given_address_was_not_met(tmp_path):
+    async def story():
+        with founder(tmp_path) as alice:
+            async with running(alice, [("127.0.0.1", 9)]) as a:
+                met = await meet(a, 1)
+        assert "127.0.0.1:9" in met["problems"][0]["message"] and met["problems"][0]["hint"]
+
+    asyncio.run(story())
+
+
+def test_a_peer_of_a_newer_protocol_is_refused_with_both_versions_named(tmp_path, monkeypatch):
+    async def story():
+        heard = []
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            async with running(alice) as a:
+                opened = Session.open
+                monkeypatch.setattr(Session, "open", lambda self: [
+                    replace(m, versions=(99,)) if self._clone is bob else m for m in opened(self)
+                ])  # fmt: skip
+                async with running(bob, [at(a)], heard) as b:
+                    await until(lambda: any(e["event"] == "ended" for e in heard), b)
+        reason = next(e["reason"] for e in heard if e["event"] == "ended")
+        assert "99" in reason and "1" in reason
 
     asyncio.run(story())

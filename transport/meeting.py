@@ -14,10 +14,12 @@ ALONE = 1.2
 async def meet(node: Node, timeout: float) -> dict:
     """Wait until in step with every member, or with those who came; at most `timeout` seconds.
 
-    Returns `peers` (as Node.peer_states), `in_step` (names), `missing` (names of members out of reach), `seconds`.
+    Returns `peers` (as Node.peer_states), `in_step` (names), `missing` (names of members out of reach), `problems`
+    (message and hint of what went wrong meanwhile), `seconds`.
     """
     began = last = time.monotonic()
     seen = None
+    node.problems.clear()
     while True:
         node.moved.clear()
         for peer in list(node.peers.values()):
@@ -35,6 +37,7 @@ async def meet(node: Node, timeout: float) -> dict:
     return {
         "peers": peers,
         "in_step": [p["name"] for p in peers if p["in_step"]],
+        "problems": list(node.problems),
         "missing": [p["name"] for p in peers if not p["online"]],
         "seconds": round(time.monotonic() - began, 3),
     }

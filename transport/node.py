@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from replica.bridge import Bridge, Report
 from replica.clone import Clone
-from replica.errors import ReplicaError, StoreError, UsageError
+from replica.errors import CannotListen, ReplicaError, StoreError
 from replica.keys import clone_id
 from replica.log import Vector, lacking
 from replica.places import FOLDER
@@ -63,6 +64,7 @@ class Node:
         self._wake_dialler = asyncio.Event()
         self.moved = asyncio.Event()  # set at every event, for whoever waits for something to happen
         self._trusted: dict[bytes, bytes] | None = None
+        self.problems: deque[dict[str, str]] = deque(maxlen=50)  # what went wrong lately, for who asks for a sync
         self._deliver_soon: asyncio.TimerHandle | None = None
         self._deliver_rested = 0.0  # when files may be written again
         self._tasks: set[asyncio.Task] = set()
@@ -72,7 +74,7 @@ class Node:
     # --- life
 
     async def run(self) -> None:
-        """Run until `stop`. Raises UsageError, StoreError: it could not start, and nothing is left running."""
+        """Run until `stop`. Raises CannotListen, StoreError: it could not start, and nothing is left running."""
         if self.options.serve and not self._lock.take():
             raise StoreError(
                 "a node is already running on this clone",
@@ -142,6 +144,9 @@ class Node:
 
     def tell(self, event: str, **facts: Any) -> None:
         self._tell({"event": event, **facts})
+        if event in ("unreachable", "error") or (event == "ended" and facts["reason"]):
+            said = facts.get("message") or f"{facts['clone']}: {facts['reason']}"
+            self.problems.append({"message": said, "hint": facts.get("hint", "")})
         self.moved.set()
 
     # --- being called
@@ -164,10 +169,8 @@ class Node:
             server = await serve(self._called, hosts, port or addresses.free_port(hosts[0]), **listening)
         except OSError as error:
             if self.options.listen is not None:
-                raise UsageError(
-                    f"cannot listen on {hosts[0]}:{port}: {error.strerror or error}",
-                    hint="choose another address or port with --listen HOST:PORT",
-                ) from None
+                why = os.strerror(error.errno) if error.errno else str(error)
+                raise CannotListen(f"cannot listen on {hosts[0]}:{port}: {why}") from None
             server = await serve(self._called, hosts, addresses.free_port(hosts[0]), **listening)
         stack.push_async_callback(self._close_server, server)
         self.port = server.sockets[0].getsockname()[1]

@@ -7,6 +7,7 @@ connections of a member that was removed is the caller's part.
 """
 
 import datetime
+import os
 import ssl
 import warnings
 from collections.abc import Mapping
@@ -228,4 +229,5 @@ def explain(error: BaseException, where: str) -> ReplicaError:
         )
     if isinstance(error, TimeoutError):
         return Unreachable(f"{where} did not answer in time", hint="is that machine on, and in this network?")
-    return Unreachable(f"nobody answers at {where}: {error}", hint="is memory-replica running there?")
+    why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return Unreachable(f"nobody answers at {where}: {why}", hint="is memory-replica running there?")
