@@ -375,3 +375,19 @@ def test_a_peer_of_a_newer_protocol_is_refused_with_both_versions_named(tmp_path
         assert "99" in reason and "1" in reason
 
     asyncio.run(story())
+
+
+def test_a_removed_clone_hears_once_who_removed_it_and_does_not_keep_calling(tmp_path):
+    async def story():
+        heard = []
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            async with running(alice) as a:
+                async with running(bob, [at(a)]) as b:
+                    await until(lambda: b.peers and b.in_step, b)
+                alice.remove("bob")
+                async with running(bob, [at(a)], heard) as b:
+                    met = await meet(b, 1.5)
+        assert [p["message"] for p in met["problems"]] == ["alice: bob was removed from the workspace by alice"]
+        assert sum(e["event"] == "connected" for e in heard) == 1
+
+    asyncio.run(story())

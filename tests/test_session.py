@@ -264,19 +264,19 @@ def test_a_removed_member_is_told_and_gets_nothing_more():
             link.deliver(link.busy[0])
         assert carol.removed and "removed" in reasons(link.events[1])[0]
         add(alice, "a-buffer.md", "- after")
-        assert "carol was removed from the workspace" in reasons(talk(alice, carol))
+        assert "carol was removed from the workspace by alice" in reasons(talk(alice, carol))
         assert carol.documents.all() == []
         # Who has not heard of it yet hears of it from the others, and then closes too.
         network.sync("alice", "bob")
         add(carol, "a-buffer.md", "- from carol")
-        assert "carol was removed from the workspace" in reasons(talk(bob, carol))
+        assert "carol was removed from the workspace by alice" in reasons(talk(bob, carol))
         assert bob.text("a-buffer.md") == "- after\n"
 
 
 def test_a_clone_that_was_removed_while_it_was_away_is_told_by_the_first_it_meets():
     with Network("alice", "bob") as network:
         network["alice"].remove("bob")
-        assert reasons(talk(network["bob"], network["alice"])) == ["bob was removed from the workspace"] * 2
+        assert reasons(talk(network["bob"], network["alice"])) == ["bob was removed from the workspace by alice"] * 2
         assert not network["bob"].removed  # told, not proven: it has seen no change that says so
 
 
@@ -301,7 +301,7 @@ def test_a_removed_member_comes_back_through_nobody():
         for clone in (alice, bob):
             assert carol.identity.id not in clone.trusted()
             assert "- written before carol knew" in clone.text("a-buffer.md")
-            assert "carol was removed from the workspace" in reasons(talk(clone, carol))
+            assert "carol was removed from the workspace by alice" in reasons(talk(clone, carol))
 
 
 def test_a_newcomer_gets_everything_from_any_member():

@@ -32,6 +32,7 @@ RESCAN = 60.0  # seconds between whole looks at the folder: a watch may miss wha
 REBROWSE = 45.0  # seconds; mDNS by itself finds a healed network after up to an hour
 SLEPT = 10.0  # seconds that the wall clock ran ahead of ours: the machine was asleep
 OPEN_TIMEOUT = 5.0
+REFUSED_PAUSE = 60.0  # seconds before a peer that has ended the session with a reason is called again
 DELIVER_AFTER = 0.01  # seconds: a burst of changes is written to its files once …
 DELIVER_SHARE = 9  # … and while it lasts, writing files takes a tenth of the time at most
 TOUCH = 30.0  # seconds between notes of what peers hold, for `status` when nothing runs
@@ -146,7 +147,9 @@ class Node:
         self._tell({"event": event, **facts})
         if event in ("unreachable", "error") or (event == "ended" and facts["reason"]):
             said = facts.get("message") or f"{facts['clone']}: {facts['reason']}"
-            self.problems.append({"message": said, "hint": facts.get("hint", "")})
+            problem = {"message": said, "hint": facts.get("hint", "")}
+            if problem not in self.problems:
+                self.problems.append(problem)
         self.moved.set()
 
     # --- being called
@@ -262,6 +265,8 @@ class Node:
         self.targets.succeeded(target, time.monotonic(), id)
         self._learn_address(id, target.address)
         await self._converse(id, socket, dialled=True, address=target.address)
+        if id in self._refused:  # it will not change its mind soon: call again as one calls who does not answer
+            self.targets.failed(target, time.monotonic(), self._refused[id], pause=REFUSED_PAUSE)
         self._wake_dialler.set()
 
     def _unfit(self, id: bytes | None, speaks: bool, where: str) -> str:
@@ -320,6 +325,7 @@ class Node:
     # --- a connection
 
     async def _converse(self, id: bytes, socket, *, dialled: bool, address: Address | None) -> None:
+        self._refused.pop(id, None)
         peer = Peer(self.clone, id, socket, dialled=dialled, address=address, tell=self._heard)
         if not self._prefer(peer):
             await socket.close(1000, "another connection is used")

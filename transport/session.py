@@ -83,7 +83,7 @@ class State(Enum):
 ACCEPTS: dict[State, set[type]] = {
     State.OPENING: {Hello, Bye},
     State.SYNCING: {Changes, Ack, Digest, DocumentDigests, Bye},
-    State.CLOSED: set(),
+    State.CLOSED: {Bye},  # both said goodbye at once
 }
 
 
@@ -159,6 +159,8 @@ class Session:
         if type(message) not in ACCEPTS[self.state]:
             raise ProtocolError(f"{type(message).__name__} is not allowed while {self.state.name.lower()}")
         if isinstance(message, Bye):
+            if self.state is State.CLOSED:
+                return []
             self.state = State.CLOSED
             self._tell(Ended(message.reason, by_peer=True))
             return []
@@ -321,12 +323,16 @@ class Session:
         log = self._clone.log
         peer = log.author(self._peer)
         if self._clone.removed:
-            return "this clone was removed from the workspace"
+            return f"this clone was removed from the workspace by {self._remover(self._clone.identity.id)}"
         if peer is not None and peer.removed:
-            return f"{peer.name} was removed from the workspace"
+            return f"{peer.name} was removed from the workspace by {self._remover(peer.id)}"
         if peer is None and log.vector():
             return "not a member of the workspace"
         return None
+
+    def _remover(self, member: bytes) -> str:
+        by = self._clone.store.value("SELECT removed_by FROM authors WHERE id=?", (member,))
+        return self._clone.author_name(by)
 
     def _end(self, reason: str) -> list[Message]:
         self.state = State.CLOSED

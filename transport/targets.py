@@ -47,13 +47,14 @@ class Targets:
         waiting = [t.due for t in self._targets.values() if not t.busy and (t.peer is None or t.peer not in connected)]
         return min(waiting, default=None)
 
-    def failed(self, target: Target, now: float, why: str) -> None:
+    def failed(self, target: Target, now: float, why: str, *, pause: float = 0.0) -> None:
+        """Call again after a pause that grows with each failure, and is not shorter than `pause` seconds."""
         target.failures += 1
         target.last_error = why
         if target.failures >= FORGET_AFTER and not target.fixed and target.peer is None:
             self._targets.pop(target.address, None)
             return
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(target.failures - 1, 10))
+        pause = max(pause, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(target.failures - 1, 10)))
         target.due = now + pause * (0.75 + self._jitter() / 2)
 
     def succeeded(self, target: Target, now: float, peer: bytes) -> None:
