@@ -330,9 +330,10 @@ class Node:
         if not self._prefer(peer):
             await socket.close(1000, "another connection is used")
             return
+        name, is_new = self.clone.author_name(id), id not in self.peers
         self.peers[id] = peer
-        name = self.clone.author_name(id)
-        self.tell("connected", clone=name, id=id.hex())
+        if is_new:
+            self.tell("connected", clone=name, id=id.hex())
         try:
             await peer.run()
         finally:
