@@ -109,7 +109,9 @@ def join(
     made = _make(root)
     began = time.monotonic()
     try:
-        clone = asyncio.run(joining(code, root, name or _default_name(root), _addresses(peer)))
+        clone = asyncio.run(
+            joining(code, root, name or _default_name(root), _addresses(peer), tell=_progress(quiet=json))
+        )
     except BaseException:
         _take_back(made)
         raise
@@ -153,6 +155,22 @@ def _default_name(root: Path) -> str:
     import socket
 
     return f"{socket.gethostname().split('.')[0]}-{root.name}"
+
+
+def _progress(*, quiet: bool):
+    """Takes a node's events and counts what has arrived, on a terminal."""
+    arrived = 0
+
+    def tell(event: dict) -> None:
+        nonlocal arrived
+        if event["event"] == "received":
+            arrived += event["changes"]
+            sys.stderr.write(f"\rfetched {arrived:,} changes")
+        elif event["event"] == "in_step" and arrived:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+
+    return tell if sys.stderr.isatty() and not quiet else lambda event: None
 
 
 def _take_back(made: list[Path]) -> None:
