@@ -156,9 +156,13 @@ class Bridge:
         config = self.clone.config
         return folder.look(self.root, lambda path: self.clone.rule(path) is not None, config.excluded)
 
-    def _traces(self) -> dict[str, Trace]:
-        rows = self.store.rows("SELECT path, policy, change, stamp, missing, intent IS NOT NULL FROM files")
-        return {row[0]: Trace(*row) for row in rows}
+    def _traces(self, of: Iterable[str] | None = None) -> dict[str, Trace]:
+        """What is remembered of these paths, or of all: a live change costs nothing for each file there is."""
+        sql = "SELECT path, policy, change, stamp, missing, intent IS NOT NULL FROM files"
+        if of is None:
+            return {row[0]: Trace(*row) for row in self.store.rows(sql)}
+        found = (self.store.row(f"{sql} WHERE path=?", (path,)) for path in of)
+        return {row[0]: Trace(*row) for row in found if row is not None}
 
     def row(self, path: str) -> Row | None:
         found = self.store.row(
@@ -194,11 +198,11 @@ class Bridge:
             return self.run()
         report = Report()
         found = folder.check(self.root, files, self.clone.config.excluded)
-        rows = self._traces()
+        rows = self._traces(found.files)
         for path, file in found.files.items():
             if self._is_due(path, {"live"}):
                 self._visit(path, file, rows.get(path), False, False, report)
-        traces = self._traces()
+        traces = self._traces(report.taken)
         # A save may have met a document that had moved on: the file gets what it lacks.
         self._write(
             [(path, traces[path].policy, traces[path]) for path in report.taken if traces[path].intended], report
@@ -246,7 +250,7 @@ class Bridge:
         from replica import config
 
         file = self.root / CONFIG
-        row = self._traces().get(CONFIG)
+        row = self._traces([CONFIG]).get(CONFIG)
         if file.is_file() and not file.is_symlink():
             try:
                 data = file.read_bytes()
@@ -499,19 +503,20 @@ class Bridge:
         """Write what changed in the log; `since`: only the documents with changes behind that row."""
         self.clone.log.refresh()
         held = {path for (path,) in self.store.rows("SELECT path FROM held")}
-        rows = self._traces()
-        claimed = {paths.clash_key(path): path for path in rows}
-        alive = self.clone.documents.latest_changes(since)
+        alive, gone = self.clone.documents.latest_changes(since), self.clone.documents.dead(since)
+        rows = self._traces({path for path, _ in (*alive, *gone)} if since else None)
+        claimed: dict[str, str] | None = None
         behind = []
         for (path, policy), last in alive.items():
             if path not in report.skipped and self._is_behind(path, policy, last, rows.get(path), due, held):
-                if claimed.setdefault(paths.clash_key(path), path) != path:
-                    other = claimed[paths.clash_key(path)]
+                if path not in rows and claimed is None:  # only a new name can clash
+                    known = self.store.rows("SELECT path FROM files")
+                    claimed = {paths.clash_key(name): name for (name,) in known}
+                if path not in rows and (other := claimed.setdefault(paths.clash_key(path), path)) != path:
                     report.skipped[path] = f"its name differs from {other} in case only"
                 else:
                     behind.append((path, policy, rows.get(path)))
         self._write(behind, report)
-        gone = self.clone.documents.dead(since)
         for row in rows.values():
             if (row.path, row.policy) in gone and row.path not in held and row.missing is None:
                 self._remove(row, report)

@@ -6,6 +6,7 @@ that stores the change, so the tables are never ahead of the log nor behind it.
 
 import hashlib
 from collections import OrderedDict
+from functools import lru_cache
 
 import msgpack
 
@@ -323,8 +324,20 @@ def apply_text(engine, stored: Stored) -> None:
         engine.apply_import(change.payload)
 
 
+SMALL = 4096  # bytes of a change whose decoded update is worth keeping
+
+
 def update_of(kind: int, body: bytes):
-    """The decoded Yjs update of a stored text change."""
+    """The decoded Yjs update of a stored text change. Each of many is compared with each of many others."""
+    return _kept_update(kind, body) if len(body) <= SMALL else _update_of(kind, body)
+
+
+@lru_cache(maxsize=2048)
+def _kept_update(kind: int, body: bytes):
+    return _update_of(kind, body)
+
+
+def _update_of(kind: int, body: bytes):
     from replica import changes, yjs
     from replica.text import import_update
 

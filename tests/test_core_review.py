@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from replica import copies, folder, history, writing
+from replica import copies, folder, history, paths, writing
 from replica.bridge import Bridge
 from replica.clone import Clone
 from replica.errors import WrongPolicy
@@ -272,3 +272,27 @@ def test_a_copy_that_two_processes_open_at_once_gets_one_identity(tmp_path, monk
         copy.edit_text("n.md", new="shared\nmore\n")
     with Clone.open(tmp_path / "two") as again:
         assert again.identity.id == id and again.name == "one-copy" and again.vector()[id] == 2
+
+
+def test_a_live_change_asks_nothing_of_the_other_files(monkeypatch):
+    """With 10,000 documents a change to one must not read what is remembered of all."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        for n in range(20):
+            save(alice, f"n{n}-buffer.md", "- one\n")
+        network.share()
+        running = network.bridge("bob")
+        running.run()
+        folded = []
+        fold = paths.clash_key
+        monkeypatch.setattr(paths, "clash_key", lambda path: folded.append(path) or fold(path))
+        add(alice, "n3-buffer.md", "- two")
+        network.sync_all()
+        statements = []
+        bob.store._db.set_trace_callback(statements.append)
+        assert running.deliver().written == ["n3-buffer.md"]
+        save(bob, "n3-buffer.md", "- one\n- two\n- three\n")
+        assert running.collect({"n3-buffer.md"}).taken == ["n3-buffer.md"]
+        bob.store._db.set_trace_callback(None)
+        whole = [sql for sql in statements if "FROM files" in sql and "WHERE path=" not in sql]
+        assert whole == [] and set(folded) <= {"n3-buffer.md"}
