@@ -124,6 +124,12 @@ def _place(first: Entry) -> bytes | None:
 
 
 def _settle_region(clone: Clone, document: Document, conflict: Conflict, keep: str | None, text: str | None) -> Settled:
+    if clone.documents.shown_text(document) != document.shared:
+        # The regions are those of the text that is shared; what is shown and would be edited is another, and private.
+        raise WrongPolicy(
+            f"{document.path} goes on for this clone alone (level 0); what waits is in the text that was shared",
+            hint="settle it on a clone that still shares it, or raise the level in replica.toml first",
+        )
     version: Version | None = None
     if keep is not None:
         version = conflict.versions[_version(clone, conflict, keep)]

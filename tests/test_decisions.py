@@ -137,3 +137,13 @@ def test_a_version_of_this_clone_alone_is_not_shared_by_keeping_it():
         network.sync_all()
         assert network["bob"].text("activeContext.md") == alice.text("activeContext.md") == "open now\n"
         assert not conflict_ids(alice)
+
+
+def test_a_region_of_a_text_that_went_on_in_private_is_not_settled_with_private_words(torn):
+    """What is shown is of level 0 by now: a decision about the shared text must not publish it."""
+    alice = torn["alice"]
+    waiting = conflict(alice, "notes.md").id
+    alice.edit_text("notes.md", new="only for me\n", level=0)
+    with pytest.raises(WrongPolicy):
+        decisions.resolve(alice, waiting, text="private words")
+    assert all(b"private words" not in body for (body,) in alice.store.rows("SELECT body FROM changes"))

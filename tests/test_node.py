@@ -391,3 +391,24 @@ def test_a_removed_clone_hears_once_who_removed_it_and_does_not_keep_calling(tmp
         assert sum(e["event"] == "connected" for e in heard) == 1
 
     asyncio.run(story())
+
+
+def test_a_fault_in_one_conversation_ends_neither_the_node_nor_the_others(tmp_path, monkeypatch):
+    async def story():
+        heard = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        with (
+            founder(tmp_path) as alice,
+            admitted(tmp_path, alice, "bob") as bob,
+            admitted(tmp_path, alice, "carol") as carol,
+        ):
+            async with running(alice, events=heard) as a, running(carol, [at(a)]) as c:
+                await until(lambda: c.peers and c.in_step, c)
+                opened = Session.open
+                monkeypatch.setattr(Session, "open", lambda self: 1 / 0 if self._clone is alice else opened(self))
+                async with running(bob, [at(a)]):
+                    await until(lambda: any(e["event"] == "error" for e in heard), a)
+                carol.edit_text("n.md", new="still here")
+                await until(lambda: alice.vector() == carol.vector(), a)
+
+    asyncio.run(story())

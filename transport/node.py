@@ -336,6 +336,10 @@ class Node:
             self.tell("connected", clone=name, id=id.hex())
         try:
             await peer.run()
+        except Exception as error:
+            # A fault of ours in one conversation must not end the others; it is told, and not passed over.
+            self.tell("error", message=f"the conversation with {name} failed: {error!r}", hint="")
+            asyncio.get_running_loop().call_exception_handler({"message": "conversation failed", "exception": error})
         finally:
             if self.peers.get(id) is peer:
                 del self.peers[id]
