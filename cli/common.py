@@ -11,9 +11,28 @@ import typer
 if TYPE_CHECKING:
     from replica.clone import Clone
 
+
+def folder_name(given: str) -> Path:
+    """Raises UsageError: it is empty, as after an unset variable in a script; that does not mean the current folder."""
+    from replica.errors import UsageError
+
+    if not given:
+        raise UsageError("the name of the folder is empty", hint="name a folder; `.` is the one you are in")
+    return Path(given)
+
+
 Dir = Annotated[
     Path | None,
-    typer.Option("--dir", metavar="DIR", envvar="REPLICA_DIR", help="The clone's folder, if not this one or above."),
+    typer.Option(
+        "--dir", metavar="DIR", envvar="REPLICA_DIR", parser=folder_name,
+        help="The clone's folder, if not this one or above.",
+    ),
+]  # fmt: skip
+Folder = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[DIR]", parser=folder_name, help="The folder; this one if left out, made if it is not there."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Document = Annotated[str, typer.Argument(metavar="DOCUMENT", help="Its path, as `replica ls` prints it.")]

@@ -48,12 +48,23 @@ def _show_conflict(conflict, versions: list[dict], json: bool) -> None:
         emit({"id": conflict.id, "document": conflict.path, "kind": conflict.kind, "versions": shown})
         return
     data(f"{conflict.id}  {conflict.path}  ({conflict.kind})")
-    for version in versions:
+    shown = _excerpts([version["text"] for version in versions])
+    for version, lines in zip(versions, shown, strict=True):
         who = f"{version['clone']}, {local(version['time'])}" if version["clone"] else "as it stands"
         data(f"  {version['version']:8} {who}")
-        for line in version["text"].rstrip("\n").split("\n")[:6]:
+        for line in lines:
             data(f"           {one_line(line)}" if line.strip() else "")
     data(f"  settle it: replica resolve {conflict.id} --keep {versions[0]['version']}")
+
+
+def _excerpts(texts: list[str], most: int = 6) -> list[list[str]]:
+    """Of each text the lines from where they begin to differ, at most so many; … stands for what is left out."""
+    split = [text.rstrip("\n").split("\n") for text in texts]
+    same = 0
+    while all(len(lines) > same for lines in split) and len({lines[same] for lines in split}) == 1:
+        same += 1
+    start = same - 1 if same >= most else 0  # what the first lines show anyway is not skipped
+    return [["…"] * (start > 0) + lines[start : start + most] + ["…"] * (len(lines) > start + most) for lines in split]
 
 
 def resolve(

@@ -5,7 +5,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import Dir, Json, confirmed, counted, data, emit, iso, iso_ms, local, opened, root_of, table, words
+from cli.common import (
+    Dir,
+    Folder,
+    Json,
+    confirmed,
+    counted,
+    data,
+    emit,
+    iso,
+    iso_ms,
+    local,
+    opened,
+    root_of,
+    table,
+    words,
+)
 
 if TYPE_CHECKING:
     from replica.bridge import Report
@@ -14,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    target: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The folder; made if it is not there.")] = None,
+    target: Folder = None,
     name: Annotated[str | None, typer.Option(metavar="CLONE", help="What the others call this clone.")] = None,
     workspace: Annotated[str | None, typer.Option(metavar="NAME", help="What the workspace is called.")] = None,
     folder: Dir = None,

@@ -151,7 +151,10 @@ def _wrong_usage(error) -> int:
     message = error.format_message().strip().rstrip(".") or "wrong usage"
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "replica"
-    return _fail(message[0].lower() + message[1:], f"see `{command} --help`", error.exit_code)
+    hint = f"see `{command} --help`"
+    if command == "replica" and getattr(error, "option_name", None):
+        hint = "options come after the command, such as `replica status --dir DIR`; " + hint
+    return _fail(message[0].lower() + message[1:], hint, error.exit_code)
 
 
 def _fail(message: str, hint: str, code: int) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import Dir, Json, data, emit, opened, root_of, words
+from cli.common import Dir, Folder, Json, data, emit, opened, root_of, words
 from replica.errors import StoreError, UsageError
 from transport import control
 
@@ -42,7 +42,8 @@ def _tell_invitation(event: dict, json: bool) -> None:
         emit(event)
     elif event["event"] == "code":
         data(event["code"])
-        words(f"On the other machine: replica join {event['code']}")
+        words(f"On the other machine: replica join {event['code']} DIR")
+        words(f"If it does not find this one: add --peer HOST:{event['port']}, with an address of this machine.")
         words(f"Good until {event['expires']}, for one clone. Waiting; Ctrl-C takes it back.")
     elif event["event"] == "joined":
         words(f"{event['clone']} has joined.")
@@ -84,7 +85,7 @@ async def started(node):
 
 def join(
     code: Annotated[str, typer.Argument(help="The code that `replica invite` printed.")],
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The folder; this one if left out.")] = None,
+    folder: Folder = None,
     name: Annotated[
         str | None, typer.Option(help="What this clone is called; the host's and folder's name if left out.")
     ] = None,
@@ -101,6 +102,7 @@ def join(
     import asyncio
 
     from replica.bridge import Bridge
+    from replica.errors import DiskFull
     from transport import codes
     from transport.inviting import join as joining
 
@@ -112,8 +114,10 @@ def join(
         clone = asyncio.run(
             joining(code, root, name or _default_name(root), _addresses(peer), tell=_progress(quiet=json))
         )
-    except BaseException:
-        _take_back(made)
+    except BaseException as error:
+        _take_back(made)  # a clone that has come to be keeps its folder
+        if isinstance(error, DiskFull):
+            error.hint = _after_full_disk(root)
         raise
     with clone:
         report = Bridge(clone).run(every=True, wait=True)
@@ -149,6 +153,14 @@ def _make(root: Path) -> list[Path]:
     except OSError as error:
         raise unwritable(root, error) from None
     return made
+
+
+def _after_full_disk(root: Path) -> str:
+    from replica.places import FOLDER, STORE
+
+    if (root / FOLDER / STORE).is_file():
+        return "this folder is a clone now: make room on the disk, then `replica sync` here fetches the rest"
+    return "make room on the disk, then join with a new code from `replica invite`; this one is used up"
 
 
 def _default_name(root: Path) -> str:
@@ -273,8 +285,9 @@ def _detach(root: Path, listen: str | None, peer: list[str] | None, mdns: bool, 
             break
         time.sleep(0.05)
     said = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    last = next((line for line in said if "error:" in line), said[-1] if said else "it ended at once")
-    raise StoreError(last.removeprefix("replica: error: "), hint=f"everything it said is in {log}")
+    last = next((line for line in said if "error:" in line), said[-1] if said else "the node ended at once")
+    hint = f"everything it said is in {log}" if said else "`replica up` without --detach shows why"
+    raise StoreError(last.removeprefix("replica: error: "), hint=hint)
 
 
 def down(directory: Dir = None, json: Json = False) -> None:

@@ -5,6 +5,7 @@ on one folder at once; each change is made under the store's write lock.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,15 +82,26 @@ class Clone:
     def _make(cls, root: Path, identity: Identity, workspace: bytes, name: str, now_ms) -> "Clone":
         refuse_if_clone(root)
         folder = root / FOLDER
+        was_there = folder.exists()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            private = Identity.new()
-            identity.save(folder / IDENTITY)
-            private.save(folder / PRIVATE)
-            (folder / ".gitignore").write_text("*\n", "utf-8")
-        except OSError as error:
-            raise unwritable(root, error) from None
+            cls._fill(folder, root, identity, workspace, name)
+        except BaseException as error:
+            if not was_there:
+                shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise unwritable(root, error) from None
+            raise
+        return cls.open(root, now_ms=now_ms)
+
+    @classmethod
+    def _fill(cls, folder: Path, root: Path, identity: Identity, workspace: bytes, name: str) -> None:
+        """Write the keys and the store of a new clone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        private = Identity.new()
+        identity.save(folder / IDENTITY)
+        private.save(folder / PRIVATE)
+        (folder / ".gitignore").write_text("*\n", "utf-8")
         # The store comes last and under another name first: a folder is a clone when its store is whole.
         beside = folder / "store.new"
         for leftover in folder.glob("store.new*"):
@@ -107,7 +119,6 @@ class Clone:
         store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         store.close()
         os.replace(beside, folder / STORE)
-        return cls.open(root, now_ms=now_ms)
 
     @classmethod
     def open(cls, root: Path, *, certify: Certify | None = None, now_ms=None) -> "Clone":

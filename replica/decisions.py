@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
-from replica import regions
+from replica import config, regions
 from replica.blocks import ENTRY, parse
 from replica.changes import Add, Dot, Kind, Remove
 from replica.clone import Clone
 from replica.documents import Conflict, Document, Entry, Version
 from replica.errors import NotFound, UsageError, WrongPolicy
+from replica.places import CONFIG
 from replica.writing import compose, free_occurrence
 
 SHORTEST = 4  # characters of an id that are enough, if they are unique
@@ -37,6 +38,7 @@ def resolve(clone: Clone, id: str, *, keep: str | None = None, text: str | None 
     Raises:
         NotFound: no such conflict or version.
         UsageError: neither or both of `keep` and `text`, or a text that does not fit there.
+        ConfigError: the text is to be replica.toml, and is not valid.
         WrongPolicy: what is kept is for this clone alone, and the others are not.
     """
     if (keep is None) == (text is None):
@@ -44,6 +46,8 @@ def resolve(clone: Clone, id: str, *, keep: str | None = None, text: str | None 
     with clone.transaction():
         conflict = find(clone, id)
         document = clone.documents.find(conflict.path, conflict.policy)
+        if text is not None and conflict.path == CONFIG:
+            config.load(text)
         if conflict.kind == "region":
             return _settle_region(clone, document, conflict, keep, text)
         return _settle_entries(clone, document, conflict, keep, text)
