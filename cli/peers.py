@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import Dir, Folder, Json, data, emit, opened, root_of, words
+from cli.common import Dir, Folder, Json, counted, data, emit, opened, root_of, words
 from replica.errors import StoreError, UsageError
 from transport import control
 
@@ -114,31 +114,32 @@ def join(
         clone = asyncio.run(
             joining(code, root, name or _default_name(root), _addresses(peer), tell=_progress(quiet=json))
         )
+        with clone:
+            report = Bridge(clone).run(every=True, wait=True)
+            facts = _facts(clone, root, report, time.monotonic() - began)
     except BaseException as error:
         _take_back(made)  # a clone that has come to be keeps its folder
         if isinstance(error, DiskFull):
             error.hint = _after_full_disk(root)
         raise
-    with clone:
-        report = Bridge(clone).run(every=True, wait=True)
-        facts = {
-            "clone": clone.name, "id": clone.identity.id.hex(), "workspace": clone.workspace_name, "dir": str(root),
-            "documents": len(clone.documents.all()), "written": len(report.written), "merged": len(report.taken),
-            "held": report.held, "replaced": report.replaced,
-            "skipped": report.skipped,
-            "seconds": round(time.monotonic() - began, 3),
-        }  # fmt: skip
     if json:
         emit(facts)
         return
-    words(f"{facts['clone']} is now a clone of {facts['workspace']}, with {facts['documents']} documents in {root}.")
+    documents, merged = counted(facts["documents"], "document"), counted(facts["merged"], "file")
+    words(f"{facts['clone']} is now a clone of {facts['workspace']}, with {documents} in {root}.")
     if facts["merged"]:
-        words(
-            f"{facts['merged']} files that were here already have been merged: `replica conflicts` shows what differs."
-        )
+        words(f"Merged with it: {merged} found here; `replica conflicts` shows what differs.")
     if report.replaced:
         words("The workspace's replica.toml has replaced the one that was here, which is kept in .replica/rejected/.")
     words("Keep it in step with `replica up`, or meet once with `replica sync`.")
+
+
+def _facts(clone, root: Path, report, seconds: float) -> dict:
+    return {
+        "clone": clone.name, "id": clone.identity.id.hex(), "workspace": clone.workspace_name, "dir": str(root),
+        "documents": len(clone.documents.all()), "written": len(report.written), "merged": len(report.taken),
+        "held": report.held, "replaced": report.replaced, "skipped": report.skipped, "seconds": round(seconds, 3),
+    }  # fmt: skip
 
 
 def _make(root: Path) -> list[Path]:

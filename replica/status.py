@@ -138,7 +138,8 @@ def _membership(clone: Clone) -> Check:
     if clone.log.author(clone.identity.id) is None:
         return Check("member", "problem", "the workspace has not arrived here yet", "meet a member: `replica sync`")
     if clone.removed:
-        return Check("member", "problem", "this clone was removed from the workspace", "join again with a new code")
+        hint = "to come back, delete .replica here, then `replica join` with a new code; the files are merged"
+        return Check("member", "problem", "this clone was removed from the workspace", hint)
     return Check("member", "ok", f"{clone.name} of workspace {clone.workspace_name}")
 
 

@@ -1,8 +1,10 @@
 """What a newcomer runs into in the first hour: slips on the command line, a full disk, two versions of a long file."""
 
+import asyncio
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,10 +12,10 @@ from cli import decide, peers
 from cli import main as cli_main
 from replica import decisions
 from replica.clone import Clone
-from replica.errors import ConfigError, DiskFull
+from replica.errors import ConfigError, DiskFull, PairingError
 from replica.keys import Identity
 from replica.store import Store
-from tests.helpers import Network, conflict_ids, read, save
+from tests.helpers import Network, conflict_ids, history, read, save
 
 HERE = cli_main.__file__.rpartition("/cli/")[0]
 
@@ -97,3 +99,20 @@ def test_a_conflict_about_replica_toml_is_not_settled_with_one_that_is_not_valid
         assert read(network["desk"], "replica.toml") == before and conflict_ids(network["desk"]) == ids
         decisions.resolve(network["desk"], ids[0], text="[guard]\nfiles = 8\n")
         assert conflict_ids(network["desk"]) == []
+
+
+def test_a_removed_clone_cannot_invite_and_is_told_how_to_come_back():
+    from replica import status
+    from transport.inviting import invite
+
+    async def first_event(clone):
+        return await anext(invite(SimpleNamespace(clone=clone), 5.0))
+
+    with Network("desk", "laptop") as network:
+        network["desk"].remove(network["laptop"].identity.id.hex())
+        network["laptop"].ingest(history(network["desk"]))
+        with pytest.raises(PairingError, match="was removed") as refused:
+            asyncio.run(first_event(network["laptop"]))
+        assert "`replica members`" in refused.value.hint
+        member = next(check for check in status.checks(network["laptop"]) if check.name == "member")
+        assert "delete .replica" in member.hint

@@ -29,9 +29,15 @@ async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
 
     Raises:
         CodeExpired: nobody came in time, or too many wrong codes.
+        PairingError: this clone was removed, so nobody would take its word.
     """
     from transport.pairing import Invitation, serve_pairing
 
+    if node.clone.removed:
+        raise PairingError(
+            "this clone was removed from the workspace, and cannot let others in",
+            hint="invite from a clone that belongs: `replica members`",
+        )
     code = codes.new_code(secrets.randbelow)
     nameplate, _ = codes.parse(code)
     invitation = Invitation(code, time.time() + expires)
