@@ -13,12 +13,20 @@ if TYPE_CHECKING:
 
 
 def folder_name(given: str) -> Path:
-    """Raises UsageError: it is empty, as after an unset variable in a script; that does not mean the current folder."""
+    """The folder that is meant, its ~ resolved.
+
+    Raises UsageError: it is empty, as with an unset variable in a script (that does not mean the current folder), or
+    nobody's home.
+    """
     from replica.errors import UsageError
 
     if not given:
         raise UsageError("the name of the folder is empty", hint="name a folder; `.` is the one you are in")
-    return Path(given)
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        user = given.split("/")[0]
+        raise UsageError(f"no home folder is known for {user!r}", hint="write the whole path") from None
 
 
 Dir = Annotated[

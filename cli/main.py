@@ -136,7 +136,8 @@ def _run(arguments: list[str]) -> int:
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", "", 1)
+        hint = "check whose the folder is, and its permissions" if isinstance(error, PermissionError) else ""
+        return _fail(f"{where}{error.strerror or error}", hint, 1)
     except Exception as error:
         if os.environ.get("REPLICA_TRACEBACK"):
             raise

@@ -40,6 +40,21 @@ def test_an_empty_folder_name_is_not_the_current_folder(tmp_path, arguments):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_home_of_nobody_is_wrong_usage(tmp_path):
+    said = run(tmp_path, "init", "~nobody-of-that-name/x")
+    assert said.returncode == 2
+    assert "no home folder is known for '~nobody-of-that-name'" in said.stderr and "hint: " in said.stderr
+
+
+def test_what_may_not_be_read_comes_with_a_hint(tmp_path, monkeypatch, capsys):
+    def closed(*_):
+        raise PermissionError(13, "Permission denied", "store.db")
+
+    monkeypatch.setattr(Clone, "open", closed)
+    assert cli_main.main(["members", "--dir", str(tmp_path)]) == 1
+    assert "replica: hint: check whose the folder is" in capsys.readouterr().err
+
+
 def test_an_option_before_the_command_is_told_where_it_belongs(tmp_path):
     said = run(tmp_path, "--dir", "x", "status")
     assert said.returncode == 2
