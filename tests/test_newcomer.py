@@ -47,7 +47,7 @@ def test_the_home_of_nobody_is_wrong_usage(tmp_path):
 
 
 def test_what_may_not_be_read_comes_with_a_hint(tmp_path, monkeypatch, capsys):
-    def closed(*_):
+    def closed(*_, **__):
         raise PermissionError(13, "Permission denied", "store.db")
 
     monkeypatch.setattr(Clone, "open", closed)
