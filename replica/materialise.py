@@ -245,7 +245,8 @@ class Materialiser:
                 if yjs.overlap(update, theirs):
                     pair = sorted([(me.id, me.n, seq), (log.author_n(other).id, other, other_seq)])
                     self.store.execute(
-                        "INSERT OR IGNORE INTO overlaps(doc, one, one_seq, other, other_seq) VALUES(?,?,?,?,?)",
+                        "INSERT INTO overlaps(doc, one, one_seq, other, other_seq) VALUES(?,?,?,?,?)"
+                        " ON CONFLICT DO NOTHING",
                         (doc, *pair[0][1:], *pair[1][1:]),
                     )
 
