@@ -247,7 +247,7 @@ class Log:
         if held is not None and held != change.hash:
             raise Fork(
                 f"{author.name} wrote two different changes number {change.seq}",
-                hint="its store was rolled back or copied; `replica doctor` there says how to go on",
+                hint="its store was restored from an old copy: join again in a new folder, and bring its files along",
             )
 
     def _store(self, author: Author, change: Change, signature: bytes | None) -> Stored:
