@@ -624,7 +624,8 @@ class Bridge:
 
     def _last_change(self, document: Document) -> int:
         return (
-            self.store.value("SELECT max(n) FROM changes WHERE doc IN (?,?)", (document.shared, document.private)) or 0
+            self.store.value("SELECT max(changed) FROM documents WHERE n IN (?,?)", (document.shared, document.private))
+            or 0
         )
 
     def _set_base(self, path: str, policy: str, data: bytes, text: str, stamp: str, ids: bytes | None = None) -> None:

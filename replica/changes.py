@@ -188,12 +188,13 @@ def _read_genesis(payload: dict) -> dict:
 def _read_succeed(payload: dict) -> dict:
     _bytes(payload["old"], ID_SIZE, "old id")
     _bytes(payload["proof"], SIGNATURE_SIZE, "proof")
-    _require(payload["why"] in ("fork", "copy"), "reason")
+    _require(payload["why"] in ("fork", "copy", "away"), "reason")
     return _read_member(payload)
 
 
 def _read_remove(payload: dict) -> dict:
     _bytes(payload["member"], ID_SIZE, "member")
+    _require(type(payload.get("away", False)) is bool, "away")
     return payload
 
 

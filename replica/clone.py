@@ -23,6 +23,7 @@ from replica.places import CONFIG, FOLDER, IDENTITY, PRIVATE, STORE, find_root
 from replica.store import Store
 
 if TYPE_CHECKING:
+    from replica.bundle import Bundle
     from replica.config import Config, Rule
 
 Certify = Callable[[bytes, str], bytes]  # (private key, name) -> a self-signed certificate, DER
@@ -235,6 +236,18 @@ class Clone:
         with self.transaction():
             return self.log.ingest(batch)
 
+    def take_bundle(self, bundle: "Bundle") -> None:
+        """Begin from what another member has folded. Only for a clone that holds nothing yet.
+
+        Raises InvalidChange: the bundle cannot be used, and nothing of it was kept.
+        """
+        from replica import bundle as bundles
+
+        with self.transaction():
+            assert not self.log.vector(), "a bundle is for a clone that holds nothing"
+            bundles.load(self.store, self.log, self.materialiser, bundle)
+        self._config = None
+
     # --- members
 
     def admit(self, key: bytes, certificate: bytes, name: str) -> str:
@@ -337,7 +350,7 @@ class Clone:
             document = self.documents.find(path, "text")
             doc = document.private if level == 0 else document.shared
             assert new is not None or doc is not None, "operations on a text that is not there"
-            if doc is None or not self.store.value("SELECT 1 FROM changes WHERE doc=? AND kind IN (4,5)", (doc,)):
+            if doc is None or not self._has_begun(doc):
                 return [self.append(Kind.IMPORT, (path, "text"), new or "", level=level)]
             client = client_id(who.id, path)
             engine = self.materialiser.engine(doc, client=client)
@@ -350,6 +363,13 @@ class Clone:
                 return [self.append(Kind.TEXT, (path, "text"), update, level=level) for update in updates]
             finally:
                 self.materialiser.made_here = False
+
+    def _has_begun(self, doc: int) -> bool:
+        """Whether a text has a first content. It may be in its baseline, and not in the log."""
+        return bool(
+            self.store.value("SELECT 1 FROM changes WHERE doc=? AND kind IN (4,5)", (doc,))
+            or self.store.value("SELECT 1 FROM texts WHERE doc=?", (doc,))
+        )
 
     def move_text(self, document: Document, text: str, level: int) -> list[Stored]:
         """The level of a text has changed: it goes on as `text` in the other twin. What was shared stays shared.
@@ -374,9 +394,8 @@ class Clone:
     def _text_at_parting(self, document: Document) -> str:
         """What the shared twin of a text held here when the private one began or began again."""
         from replica.materialise import apply_text
-        from replica.text import Text
 
-        private, engine = document.private, Text.new()
+        private, engine = document.private, self.materialiser.folded_text(document.shared)
         began = self.store.value(
             "SELECT min(n) FROM changes WHERE doc=? AND n>"
             "(SELECT ifnull(max(n), 0) FROM changes WHERE doc=? AND kind=?)", (private, private, int(Kind.DELETE)),

@@ -32,6 +32,10 @@ document = "1MB"   # larger files are left alone, and listed
 entries = 10       # more entries than this gone at once ...
 share = 0.5        # ... and more than this share of the document
 files = 5          # more files than this gone at once
+
+[history]
+days = 30          # what everybody has is kept change by change for so long; older changes are folded together
+away = 90          # a member not heard of for so many days does not hold that up; it catches up when it is back
 """
 
 WELL_KNOWN = """\
@@ -93,6 +97,14 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """`days`: how long changes are kept one by one. `away`: days after which a silent member is not waited for."""
+
+    days: int = 30
+    away: int = 90
+
+
+@dataclass(frozen=True, slots=True)
 class Harvest:
     """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone's name."""
 
@@ -125,6 +137,7 @@ class Config:
     name: str | None
     limits: Limits
     guard: Guard
+    history: History
     exclude: tuple[str, ...]
     rules: tuple[Rule, ...]
     sinks: dict[str, dict[str, Any]]
@@ -188,6 +201,7 @@ def _config(data: dict[str, Any], text: str) -> Config:
                 "workspace": _record(dict, {"name": _text}),
                 "limits": _record(Limits, {"document": _size}),
                 "guard": _record(Guard, {"entries": _count, "files": _count, "share": _share}),
+                "history": _record(History, {"days": _days, "away": _days}),
                 "exclude": _list(_glob),
                 "documents": _list(_rule),
                 "sinks": _sinks,
@@ -201,6 +215,7 @@ def _config(data: dict[str, Any], text: str) -> Config:
         name=found.get("workspace", {}).get("name"),
         limits=found.get("limits", Limits()),
         guard=found.get("guard", Guard()),
+        history=found.get("history", History()),
         exclude=tuple(found["exclude"]) if "exclude" in found else default.exclude,
         rules=tuple(found["documents"]) if "documents" in found else default.rules,
         sinks=found.get("sinks", {}),
@@ -256,6 +271,11 @@ def _text(value: Any) -> str:
 
 def _count(value: Any) -> int:
     _expect(type(value) is int and value >= 0, "must be a whole number, 0 or more")
+    return value
+
+
+def _days(value: Any) -> int:
+    _expect(type(value) is int and 0 <= value <= 36_500, "must be a whole number of days, 0 to 36500")
     return value
 
 

@@ -12,7 +12,7 @@ import msgpack
 from replica.blocks import Block, Node, order, render, spaced
 from replica.changes import Dot
 from replica.log import Log
-from replica.materialise import Materialiser, split_roots
+from replica.materialise import Materialiser, split_roots, unpack_rank
 from replica.store import Store
 
 
@@ -99,9 +99,8 @@ class Documents:
         `since`: only those with a change behind that row.
         """
         rows = self.store.rows(
-            "SELECT path, policy, max((SELECT max(n) FROM changes WHERE doc=d.n)) FROM documents d"
-            " WHERE EXISTS(SELECT 1 FROM alive WHERE doc=d.n)"
-            + (" AND d.n IN (SELECT doc FROM changes WHERE n>? AND doc IS NOT NULL)" if since else "")
+            "SELECT path, policy, max(changed) FROM documents d WHERE EXISTS(SELECT 1 FROM alive WHERE doc=d.n)"
+            + (" AND changed>?" if since else "")
             + " GROUP BY path, policy ORDER BY path, policy",
             (since,) if since else (),
         )
@@ -112,7 +111,7 @@ class Documents:
         return set(
             self.store.rows(
                 "SELECT path, policy FROM documents d"
-                + (" WHERE d.n IN (SELECT doc FROM changes WHERE n>? AND doc IS NOT NULL)" if since else "")
+                + (" WHERE changed>?" if since else "")
                 + " GROUP BY path, policy HAVING NOT max(EXISTS(SELECT 1 FROM alive WHERE doc=d.n))",
                 (since,) if since else (),
             )
@@ -137,7 +136,8 @@ class Documents:
         if doc is None:
             return ""
         row = self.store.row(
-            "SELECT text FROM texts WHERE doc=? AND change=(SELECT max(n) FROM changes WHERE doc=? AND kind IN (4,5))",
+            "SELECT text FROM texts WHERE doc=?"
+            " AND change>=ifnull((SELECT max(n) FROM changes WHERE doc=? AND kind IN (4,5)), 0)",
             (doc, doc),
         )
         return row[0] if row else self.materialiser.engine(doc).text
@@ -163,34 +163,40 @@ class Documents:
     def _read(self, document: Document) -> tuple[list[Node], dict[bytes, Entry]]:
         """Every place there ever was, to be ordered, and the live blocks."""
         rows = self.store.rows(
-            "SELECT id, author, seq, idx, time, role, text, lead, after, meta, roots, dead, place, change, occurrence"
-            " FROM adds WHERE doc IN (?,?)",
+            "SELECT id, author, seq, idx, time, role, text, lead, after, meta, roots, dead, place, change, occurrence,"
+            " rank FROM adds WHERE doc IN (?,?)",
             (document.shared, document.private),
         )
         by_id: dict[bytes, list[tuple]] = {}
         places: dict[bytes, tuple] = {}
         for row in rows:
-            by_id.setdefault(row[0], []).append(row)
-            if row[12] not in places or self._key(row) < self._key(places[row[12]]):
+            if not row[11]:
+                by_id.setdefault(row[0], []).append(row)
+            known = places.get(row[12])
+            # A dead add says where the place is only while no live one does: the dead may be folded away.
+            if known is None or (row[11], self._rank(row)) < (known[11], self._rank(known)):
                 places[row[12]] = row
         live = {}
-        for id, adds in by_id.items():
-            alive = [row for row in adds if not row[11]]
-            if len(adds) == 1 and alive:
-                live[id] = self._single(adds[0])
-            elif alive:
-                # A log goes by the time when a line was first written, whatever was done to it since.
-                oldest = min(adds if document.policy == "log" else alive, key=self._key)
-                live[id] = self._entry(min(alive, key=self._key), alive, self._key(oldest))
-        return [Node(place, row[8], self._key(row)) for place, row in places.items()], live
+        is_log = document.policy == "log"
+        for id, alive in by_id.items():
+            if len(alive) == 1 and alive[0][15] is None:
+                live[id] = self._single(alive[0])
+            else:
+                key = min(map(self._rank if is_log else self._key, alive))
+                live[id] = self._entry(min(alive, key=self._key), alive, key)
+        return [Node(place, row[8], self._rank(row)) for place, row in places.items()], live
 
     def _key(self, row: tuple) -> tuple:
         """Where a block stands among others: by time, then by what cannot tie."""
         return (row[4], self.log.author_n(row[1]).id, row[2], row[3])
 
+    def _rank(self, row: tuple) -> tuple:
+        """The same, where a block stands for an older one (see `rank` in replica/materialise.py)."""
+        return self._key(row) if row[15] is None else unpack_rank(row[15])
+
     def _single(self, row: tuple) -> Entry:
         """As `_entry`, for the block that was added once: nearly all are."""
-        id, author, seq, idx, time, role, text, lead, _, meta, roots, _, place, change, occurrence = row
+        id, author, seq, idx, time, role, text, lead, _, meta, roots, _, place, change, occurrence, _ = row
         who = self.log.author_n(author)
         return Entry(
             id, role, text, occurrence, lead, place, _meta(meta), (Dot(who.id, seq, idx),), (change,), who.id, time,
@@ -198,7 +204,7 @@ class Documents:
         )  # fmt: skip
 
     def _entry(self, first: tuple, alive: list[tuple], key: tuple) -> Entry:
-        id, author, seq, _, _, role, text, lead, _, meta, _, _, place, _, occurrence = first
+        id, author, seq, _, _, role, text, lead, _, meta, _, _, place, _, occurrence, _ = first
         dots = tuple(Dot(self.log.author_n(row[1]).id, row[2], row[3]) for row in alive)
         roots = frozenset().union(*(split_roots(row[10]) or {id} for row in alive))
         who = self.log.author_n(author)

@@ -60,6 +60,10 @@ class NotFound(ReplicaError):
     """No conflict, version, member or moment of this name."""
 
 
+class HistoryFolded(NotFound):
+    """The history of that time is not kept any more."""
+
+
 class TooLarge(ReplicaError):
     """Over a limit; it was not taken in."""
 

@@ -7,18 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
-from pathlib import Path
 from typing import NamedTuple
 
 from replica import clock, intake
+from replica.baselines import Scratch
 from replica.blocks import render, spaced
 from replica.changes import Add, Change, Kind, Remove
 from replica.clone import Clone
 from replica.documents import Document, Documents, Entry
-from replica.errors import DocumentNotFound, NotFound, UsageError, WrongPolicy
+from replica.errors import DocumentNotFound, HistoryFolded, NotFound, UsageError, WrongPolicy
 from replica.intake import Levelled
 from replica.log import Stored
-from replica.materialise import Materialiser
 from replica.store import Store
 
 # --- moments
@@ -192,26 +191,14 @@ class Past(NamedTuple):
     private: bool = False  # a text that was of level 0 then
 
 
-class _Replay(Materialiser):
-    """Applies a selection of the log to a scratch store, where texts are held in memory alone."""
-
-    def engine(self, doc: int, before: int | None = None, client: int | None = None):
-        from replica.text import Text
-
-        held = self.texts.get(doc)
-        return held[0] if held else Text.new()
-
-    def _mark_overlaps(self, stored: Stored, update) -> None:
-        """What waited for a decision then is not asked."""
-
-
 def at(clone: Clone, path: str, moment: int) -> Past:
     """The document of this path after all changes whose hybrid time is at most `moment`.
 
     Raises DocumentNotFound: there never was one. NotFound: there was none at that time.
     """
     numbers = _numbers(clone, path)
-    store = Store.create(Path(":memory:"))
+    _check_kept(clone, path, numbers, moment)
+    store = Store.scratch()
     try:
         past = _replayed(clone, path, numbers, moment, store)
     finally:
@@ -223,12 +210,27 @@ def at(clone: Clone, path: str, moment: int) -> Past:
     return past
 
 
+def _check_kept(clone: Clone, path: str, numbers: list[int], moment: int) -> None:
+    """Raises HistoryFolded: of that time nothing is kept."""
+    kept_since = clone.store.value(
+        f"SELECT max(time) FROM baselines WHERE doc IN ({','.join('?' * len(numbers))})", numbers
+    )
+    if kept_since is not None and moment < kept_since:
+        when = datetime.fromtimestamp(clock.to_ms(kept_since) / 1000).strftime("%Y-%m-%d %H:%M")
+        raise HistoryFolded(
+            f"the history of {path!r} before {when} was folded away",
+            hint="how long history is kept is said in replica.toml: [history] days",
+        )
+
+
 def _replayed(clone: Clone, path: str, numbers: list[int], moment: int, store: Store) -> Past | None:
-    replay = _Replay(store)
+    replay = Scratch(store)
     replay.log = clone.log  # who wrote, and what each change had seen
     documents = Documents(store, clone.log, replay)
     rows = clone.store.rows("SELECT n, path, policy, private FROM documents WHERE path=?", (path,))
     store.many("INSERT INTO documents(n, path, policy, private) VALUES(?,?,?,?)", rows)
+    for doc in numbers:
+        replay.begin(doc, clone.store.value("SELECT data FROM baselines WHERE doc=?", (doc,)))
     for stored in _until(clone, numbers, moment):
         replay.apply(stored)
     for document in documents.all():
@@ -266,9 +268,11 @@ def text_at(clone: Clone, path: str, moment: int) -> str:
 def before_last(clone: Clone, path: str) -> int:
     """The hybrid time just before the newest change to a document. Raises DocumentNotFound."""
     numbers = _numbers(clone, path)
-    return (
-        clone.store.value(f"SELECT max(time) FROM changes WHERE doc IN ({','.join('?' * len(numbers))})", numbers) - 1
-    )
+    where = f"doc IN ({','.join('?' * len(numbers))})"
+    newest = clone.store.value(f"SELECT max(time) FROM changes WHERE {where}", numbers)
+    if newest is None:
+        newest = clone.store.value(f"SELECT max(time) FROM baselines WHERE {where}", numbers)
+    return newest - 1
 
 
 # --- what changed between
@@ -301,7 +305,7 @@ def diff(clone: Clone, path: str, since: int, until: int, names: tuple[str, str]
 def _text_or_none(clone: Clone, path: str, moment: int) -> str:
     try:
         return text_at(clone, path, moment)
-    except DocumentNotFound:
+    except (DocumentNotFound, HistoryFolded):
         raise
     except NotFound:
         return ""

@@ -26,13 +26,18 @@ BATCH_BYTES = 256 * 1024
 
 
 class Author:
-    """One chain: its key, its last number and hash. `n` is its row in this store, never on the wire."""
+    """One chain: its key, its last number and hash. `n` is its row in this store, never on the wire.
 
-    __slots__ = ("head", "id", "key", "n", "name", "private", "removed", "seq")
+    `floor`: up to which number its changes are folded into baselines (replica/compact.py).
+    """
 
-    def __init__(self, n: int, id: bytes, key: bytes, name: str, private: bool, seq: int, head: bytes, removed: bool):
+    __slots__ = ("floor", "head", "id", "key", "n", "name", "private", "removed", "seq")
+
+    def __init__(
+        self, n: int, id: bytes, key: bytes, name: str, private: bool, seq: int, head: bytes, removed: bool, floor: int
+    ):
         self.n, self.id, self.key, self.name = n, id, key, name
-        self.private, self.seq, self.head, self.removed = private, seq, head, removed
+        self.private, self.seq, self.head, self.removed, self.floor = private, seq, head, removed, floor
 
 
 class Stored(NamedTuple):
@@ -73,8 +78,10 @@ class Log:
             self._seen_version = version
 
     def reload(self) -> None:
-        rows = self.store.rows("SELECT n, id, key, name, private, seq, head, removed_by IS NOT NULL FROM authors")
-        self._authors = {row[1]: Author(*row[:4], bool(row[4]), *row[5:7], bool(row[7])) for row in rows}
+        rows = self.store.rows(
+            "SELECT n, id, key, name, private, seq, head, removed_by IS NOT NULL, floor FROM authors"
+        )
+        self._authors = {row[1]: Author(*row[:4], bool(row[4]), *row[5:7], bool(row[7]), row[8]) for row in rows}
         self._by_n = {author.n: author for author in self._authors.values()}
 
     def author(self, id: bytes) -> Author | None:
@@ -112,8 +119,20 @@ class Log:
             or 0
         )
 
+    def floor(self) -> Vector:
+        """Up to which change of each author this store has folded its log: a peer below it needs the baselines."""
+        return {a.id: a.floor for a in self._authors.values() if a.floor and not a.private}
+
+    def floors(self) -> dict[int, int]:
+        """The same by the authors' rows, of all chains, as it is stored now."""
+        return dict(self.store.rows("SELECT n, floor FROM authors"))
+
     def last_row(self) -> int:
-        return self.store.value("SELECT max(n) FROM changes") or 0
+        """The number of the row that was stored last; it only grows, whatever is folded."""
+        return self.store.value(
+            "SELECT max(ifnull((SELECT max(n) FROM changes), 0),"
+            " ifnull((SELECT value FROM meta WHERE key='last_row'), 0))"
+        )
 
     # --- writing
 
@@ -222,7 +241,7 @@ class Log:
     def _saw_removal(self, first: Change, member: bytes) -> bool:
         """Whether the author of this first change knew that `member` was removed. By causality, so all judge alike."""
         seen = dict(first.deps)
-        removals = self.store.rows("SELECT author, seq FROM removals WHERE member=?", (member,))
+        removals = self.store.rows("SELECT author, seq FROM removals WHERE member=? AND away=0", (member,))
         return any(seen.get(self._by_n[author].id, 0) >= seq for author, seq in removals)
 
     def _introduce(self, change: Change) -> Author:
@@ -253,11 +272,12 @@ class Log:
     def _store(self, author: Author, change: Change, signature: bytes | None) -> Stored:
         doc = None
         if change.document is not None:
-            doc = self._document(change.document, author.private)
-        row = self.store.execute(
-            "INSERT INTO changes(author, seq, hash, time, kind, doc, body, signature) VALUES(?,?,?,?,?,?,?,?)",
-            (author.n, change.seq, change.hash, change.time, int(change.kind), doc, change.body, signature),
-        ).lastrowid
+            doc = self.document(change.document, private=author.private)
+        row = self.last_row() + 1
+        self.store.execute(
+            "INSERT INTO changes(n, author, seq, hash, time, kind, doc, body, signature) VALUES(?,?,?,?,?,?,?,?,?)",
+            (row, author.n, change.seq, change.hash, change.time, int(change.kind), doc, change.body, signature),
+        )
         if change.deps:
             self.store.many(
                 "INSERT INTO deps VALUES(?,?,?,?)",
@@ -271,7 +291,8 @@ class Log:
         self._apply(stored)
         return stored
 
-    def _document(self, document: tuple[str, str], private: bool) -> int:
+    def document(self, document: tuple[str, str], *, private: bool) -> int:
+        """The row of a document, made if it is new."""
         key = (*document, int(private))
         n = self.store.value("SELECT n FROM documents WHERE path=? AND policy=? AND private=?", key)
         if n is not None:

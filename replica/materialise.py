@@ -7,6 +7,7 @@ that stores the change, so the tables are never ahead of the log nor behind it.
 import hashlib
 from collections import OrderedDict
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgpack
 
@@ -45,8 +46,8 @@ class Materialiser:
     def _touched(self, stored: Stored) -> None:
         change, doc = stored.change, self.doc_of(stored)
         self.store.execute(
-            "UPDATE documents SET digest=NULL, changed_at=?, changed_by=? WHERE n=?",
-            (change.time, stored.author.n, doc),
+            "UPDATE documents SET digest=NULL, changed_at=?, changed_by=?, changed=? WHERE n=?",
+            (change.time, stored.author.n, stored.n, doc),
         )
         self.store.set_meta("digest", None)
         if change.kind not in (Kind.DELETE, Kind.REVIEW):
@@ -74,9 +75,12 @@ class Materialiser:
     def remove(self, stored: Stored) -> None:
         """End a member's access, and that of whoever goes on for it unknown to the remover."""
         member, author = stored.change.payload["member"], stored.author
+        away = stored.change.payload.get("away", False)
         self._end(member, stored, None)
-        self.store.execute("INSERT OR IGNORE INTO removals VALUES(?,?,?)", (member, author.n, stored.change.seq))
-        waiting = [member]
+        self.store.execute(
+            "INSERT OR IGNORE INTO removals VALUES(?,?,?,?)", (member, author.n, stored.change.seq, away)
+        )
+        waiting = [] if away else [member]  # who goes on for one that was away has come back
         while waiting:
             for (new,) in self.store.rows("SELECT new FROM successions WHERE old=?", (waiting.pop(),)):
                 following = self.log.author(new)
@@ -91,7 +95,7 @@ class Materialiser:
         """
         payload, new = stored.change.payload, stored.change.author
         self.store.execute("INSERT OR IGNORE INTO successions VALUES(?,?)", (payload["old"], new))
-        old_was_removed = self.store.value("SELECT 1 FROM removals WHERE member=?", (payload["old"],))
+        old_was_removed = self.store.value("SELECT 1 FROM removals WHERE member=? AND away=0", (payload["old"],))
         if payload["why"] == "fork":
             self._end(payload["old"], stored, new)
         if old_was_removed:
@@ -118,32 +122,41 @@ class Materialiser:
             if isinstance(op, Add):
                 self._add(doc, stored, index, op, killed)
 
-    def _add(self, doc: int, stored: Stored, index: int, op: Add, killed: list[tuple[Dot, bytes, set[bytes]]]) -> None:
+    def _add(self, doc: int, stored: Stored, index: int, op: Add, killed: list["Killed"]) -> None:
         id = block_id(op.role, op.text, op.occurrence)
-        place = place_of(id, [dot for dot, was, _ in killed if was == id])
-        roots = set().union(*(roots for _, _, roots in killed)) - {id}
+        itself = [one for one in killed if one.id == id]
+        place = place_of(id, [one.dot for one in itself])
+        roots = set().union(*(one.roots for one in killed)) - {id}
         meta = msgpack.packb(op.meta) if op.meta else None
         change = stored.change
+        # A log goes by the time when a line was first written, whatever was done to it since.
+        rank = min((one.rank for one in itself), default=None) if change.document[1] == "log" else None
         self.store.execute(
             "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, occurrence, lead, place, after,"
-            " meta, roots) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " meta, roots, rank) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (doc, id, stored.author.n, change.seq, index, change.time, stored.n, op.role, op.text, op.occurrence,
-             op.lead, place, op.after, meta, b"".join(sorted(roots)) or None),
+             op.lead, place, op.after, meta, b"".join(sorted(roots)) or None, rank and pack_rank(rank)),
         )  # fmt: skip
 
-    def _kill(self, doc: int, kills: tuple[Dot, ...]) -> list[tuple[Dot, bytes, set[bytes]]]:
-        """Mark what these dots added as dead; return each with its block and what it goes back to."""
+    def _kill(self, doc: int, kills: tuple[Dot, ...]) -> list["Killed"]:
+        """Mark what these dots added as dead.
+
+        What was dead in what everybody has seen may be folded away: nobody who has seen that takes it away again.
+        """
         killed = []
         for dot in kills:
             author = self.log.author(dot.author)
             row = author and self.store.row(
-                "SELECT n, id, roots FROM adds WHERE author=? AND seq=? AND idx=? AND doc=?",
+                "SELECT n, id, roots, time, rank FROM adds WHERE author=? AND seq=? AND idx=? AND doc=?",
                 (author.n, dot.seq, dot.index, doc),
             )
-            if not row:
+            if row:
+                n, id, roots, time, rank = row
+                self.store.execute("UPDATE adds SET dead=1 WHERE n=?", (n,))
+                own = (time, dot.author, dot.seq, dot.index)
+                killed.append(Killed(dot, id, split_roots(roots) or {id}, unpack_rank(rank) if rank else own))
+            elif author is None or dot.seq > author.floor:
                 raise InvalidChange("a change takes away an entry that is not there")
-            self.store.execute("UPDATE adds SET dead=1 WHERE n=?", (row[0],))
-            killed.append((dot, row[1], split_roots(row[2]) or {row[1]}))
         return killed
 
     # --- texts
@@ -208,7 +221,15 @@ class Materialiser:
                     return text, row[0]
             except CorruptUpdate:
                 pass
-        return Text.new(client), 0
+        return self.folded_text(doc, client), 0
+
+    def folded_text(self, doc: int, client: int | None = None):
+        """The text that the log of a document goes on from."""
+        from replica import baselines
+        from replica.text import Text
+
+        state = baselines.text_state(self.store, doc)
+        return Text.new(client) if state is None else Text.load(state, client)
 
     def flush(self) -> None:
         """Store the state of the texts that have changed: once a transaction, not once a change."""
@@ -272,11 +293,16 @@ class Materialiser:
                 self.store.execute("DELETE FROM alive WHERE doc=? AND author=?", (doc, author))
 
     def rebuild(self, doc: int) -> None:
-        """Make a document's tables anew from the log alone. Inside a transaction."""
+        """Make a document's tables anew from its baseline and the log alone. Inside a transaction."""
+        from replica import baselines
+
         for table in ("adds", "alive", "texts", "overlaps"):
             self.store.execute(f"DELETE FROM {table} WHERE doc=?", (doc,))
         self.texts.pop(doc, None)
         self._dirty.discard(doc)
+        baselines.restore(self.store, self.log, doc)
+        self.store.execute("UPDATE documents SET digest=NULL WHERE n=?", (doc,))
+        self.store.set_meta("digest", None)
         for stored in list(self.log.changes_of(doc)):
             self.apply(stored)
         self.flush()
@@ -308,6 +334,27 @@ def place_of(id: bytes, moved: list[Dot]) -> bytes:
     for dot in sorted(moved):
         digest.update(dot.author + dot.seq.to_bytes(8, "big") + dot.index.to_bytes(4, "big"))
     return digest.digest()
+
+
+class Killed(NamedTuple):
+    """An add that was taken away: its block, what that goes back to, and where it stood among others."""
+
+    dot: Dot
+    id: bytes
+    roots: set[bytes]
+    rank: tuple
+
+
+# The `rank` of an add, where it is not its own time, author, number and index: a log line goes by the time of its
+# first writing, and a block whose folded anchor left it alone in that place stands where the anchor stood.
+
+
+def pack_rank(rank: tuple) -> bytes:
+    return msgpack.packb(rank)
+
+
+def unpack_rank(rank: bytes) -> tuple:
+    return tuple(msgpack.unpackb(rank))
 
 
 def split_roots(roots: bytes | None) -> set[bytes]:

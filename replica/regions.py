@@ -51,9 +51,7 @@ def _time(documents: "Documents", author: int, seq: int) -> int:
 
 def _as_seen(documents: "Documents", doc: int, author: int, seq: int):
     """The text as the author had it right after change `seq`."""
-    from replica.text import Text
-
-    side, log = Text.new(), documents.log
+    side, log = documents.materialiser.folded_text(doc), documents.log
     seen: dict[int, int] = {author: seq}
     for stored in log.changes_of(doc):
         if stored.author.n not in seen:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replica.errors import DiskFull, StoreError, UnknownSchema
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x5250_4C43  # "RPLC": tells our files from other SQLite files
 BUSY_TIMEOUT = 15.0  # seconds to wait for another process's transaction
 
@@ -19,13 +19,18 @@ SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- Whoever has written a change, or may. `private`: this clone's own chain of level-0 changes.
+-- `floor`: the chain's changes up to this one are folded into baselines (replica/compact.py); `floor_head`: its hash.
 CREATE TABLE authors(
     n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, key BLOB NOT NULL, cert BLOB NOT NULL, name TEXT NOT NULL,
     private INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL DEFAULT 0, head BLOB NOT NULL,
-    admitted_by BLOB, admitted_at INTEGER, removed_by BLOB, removed_at INTEGER, successor BLOB);
+    admitted_by BLOB, admitted_at INTEGER, removed_by BLOB, removed_at INTEGER, successor BLOB,
+    floor INTEGER NOT NULL DEFAULT 0, floor_head BLOB);
 
 -- Who removed whom, and who goes on for whom: as changes, since what they had seen of each other decides.
-CREATE TABLE removals(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
+-- `away`: not removed for good: too long away to be waited for, and to come back under a successor.
+CREATE TABLE removals(
+    member BLOB, author INTEGER, seq INTEGER, away INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
 CREATE TABLE successions(old BLOB, new BLOB, PRIMARY KEY(old, new)) WITHOUT ROWID;
 
 -- The log. Row order is arrival order, and so a causal order.
@@ -36,17 +41,24 @@ CREATE INDEX changes_of_document ON changes(doc, n) WHERE doc IS NOT NULL;
 CREATE TABLE deps(author INTEGER, dep INTEGER, seq INTEGER, dep_seq INTEGER, PRIMARY KEY(author, dep, seq))
     WITHOUT ROWID;
 
--- Everything below follows from the log.
+-- What a document was where its folded changes end: the log of it begins behind that. `time`: of the last of them.
+CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);
+
+-- Everything below follows from the baselines and the log.
+-- `changed`: the row of the document's last change.
 CREATE TABLE documents(
     n INTEGER PRIMARY KEY, path TEXT NOT NULL, policy TEXT NOT NULL, private INTEGER NOT NULL,
-    digest BLOB, changed_at INTEGER, changed_by INTEGER, UNIQUE(path, policy, private));
+    digest BLOB, changed_at INTEGER, changed_by INTEGER, changed INTEGER NOT NULL DEFAULT 0,
+    UNIQUE(path, policy, private));
 CREATE INDEX documents_unread ON documents(n) WHERE digest IS NULL;
+CREATE INDEX documents_changed ON documents(changed);
 CREATE TABLE alive(doc INTEGER, author INTEGER, seq INTEGER, PRIMARY KEY(doc, author)) WITHOUT ROWID;
 CREATE TABLE adds(
     n INTEGER PRIMARY KEY, doc INTEGER NOT NULL, id BLOB NOT NULL, author INTEGER NOT NULL, seq INTEGER NOT NULL,
     idx INTEGER NOT NULL, time INTEGER NOT NULL, change INTEGER NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
     occurrence INTEGER NOT NULL, lead TEXT NOT NULL,
-    place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
+    place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, rank BLOB,
+    UNIQUE(author, seq, idx));
 CREATE INDEX adds_of_document ON adds(doc, id);
 CREATE TABLE texts(doc INTEGER PRIMARY KEY, change INTEGER NOT NULL, text TEXT NOT NULL, state BLOB NOT NULL);
 CREATE TABLE overlaps(
@@ -64,6 +76,20 @@ CREATE TABLE held(path TEXT PRIMARY KEY, reason TEXT NOT NULL, what TEXT NOT NUL
 CREATE TABLE skipped(path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE peers(id BLOB PRIMARY KEY, addresses TEXT, seen INTEGER, vector BLOB, note TEXT) WITHOUT ROWID;
 """
+
+# From an older schema to the next, statement by statement. `rank` is the time of a log line since it was first written.
+MIGRATIONS = {
+    1: """
+ALTER TABLE authors ADD COLUMN floor INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE authors ADD COLUMN floor_head BLOB;
+ALTER TABLE documents ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+UPDATE documents SET changed=ifnull((SELECT max(c.n) FROM changes c WHERE c.doc=documents.n), 0);
+CREATE INDEX documents_changed ON documents(changed);
+ALTER TABLE adds ADD COLUMN rank BLOB;
+CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);
+ALTER TABLE removals ADD COLUMN away INTEGER NOT NULL DEFAULT 0;
+""",
+}
 
 
 class Store:
@@ -89,6 +115,11 @@ class Store:
         return store
 
     @classmethod
+    def scratch(cls) -> "Store":
+        """An empty store in memory, to replay something in."""
+        return cls.create(Path(":memory:"))
+
+    @classmethod
     def open(cls, path: Path) -> "Store":
         """Open an existing store.
 
@@ -101,10 +132,21 @@ class Store:
         with translated(path):
             ours = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if ours != APPLICATION_ID or version != SCHEMA_VERSION:
+        if ours != APPLICATION_ID or not (version == SCHEMA_VERSION or version in MIGRATIONS):
             connection.close()
             raise UnknownSchema(f"the store {path} has version {version}; this program reads {SCHEMA_VERSION}")
-        return cls(path, connection)
+        store = cls(path, connection)
+        if version != SCHEMA_VERSION:
+            store._migrate()
+        return store
+
+    def _migrate(self) -> None:
+        """Bring an older schema to this one, all at once. Another process may have done it meanwhile."""
+        with self.transaction():
+            while (version := self.value("PRAGMA user_version")) != SCHEMA_VERSION:
+                for statement in MIGRATIONS[version].strip().split(";\n"):
+                    self.execute(statement)
+                self.execute(f"PRAGMA user_version={version + 1}")
 
     def close(self) -> None:
         self._db.close()

@@ -9,9 +9,10 @@ import os
 from itertools import combinations
 from random import Random
 
+import msgpack
 import pytest
 
-from replica import log, materialise
+from replica import compact, log, materialise
 from replica.changes import Dot, Remove
 from replica.clone import Clone
 from tests.helpers import Link, Network, assert_same, entry, stored_bytes
@@ -28,7 +29,8 @@ STEPS = 70
 class History:
     """One run. `kept` are the adds that somebody was told are stored, `killed` those that an operation took away."""
 
-    def __init__(self, seed: int, network: Network):
+    def __init__(self, seed: int, network: Network, *, folding: bool = False):
+        self.folding = folding
         self.random = Random(seed)
         self.network = network
         self.skew = dict.fromkeys(NAMES, 0)
@@ -41,9 +43,12 @@ class History:
         for one, other in (("alice", "bob"), ("bob", "carol")):
             network.sync(one, other)
         network.sync_all()
+        self.folders = self.random.sample(NAMES, self.random.choice((1, 3, 6)))
+        for clone in network.clones.values() if folding else ():
+            clone.set_config("[history]\ndays = 0\n")
         self.roads = self._roads()
         self.links: list[tuple[str, str, Link]] = []
-        self.count = 0
+        self.count = self.folded = 0
         self.kept: dict[Dot, str] = {}
         self.killed: set[Dot] = set()
         self.marks: dict[str, tuple[str, str]] = {}  # piece of a text -> where it is, while nobody took it away
@@ -64,7 +69,8 @@ class History:
     def step(self) -> None:
         self.now += self.random.choice(self.pace)
         act = self.random.choices(
-            (self.edit, self.deliver, self.meet, self.cut, self.jump, self.settle), (30, 50, 8, 4, 2, 6)
+            (self.edit, self.deliver, self.meet, self.cut, self.jump, self.settle, self.fold),
+            (30, 50, 8, 4, 2, 6, 6 if self.folding else 0),
         )[0]
         act()
 
@@ -110,6 +116,20 @@ class History:
         self.skew[self.random.choice(NAMES)] = self.random.choice((-1, 1)) * self.random.choice(
             (0, 500, 86_400_000, 10**12)
         )
+
+    def fold(self) -> None:
+        """A clone has heard from peers what they hold, and folds what it may. Some never do."""
+        name = self.random.choice(self.folders)
+        clone = self.network[name]
+        self.skew[name] = max(0, self.skew[name])  # what was written just now is not older than now
+        self.now += 1_000
+        with clone.transaction():
+            for peer in [other for other in self.network.clones.values() if self.random.random() < 0.8]:
+                clone.store.execute(
+                    "INSERT OR REPLACE INTO peers(id, vector) VALUES(?,?)",
+                    (peer.identity.id, msgpack.packb(peer.vector())),
+                )
+        self.folded += compact.compact(clone).folded
 
     def heal(self) -> None:
         """Every road works, until nothing is new anywhere."""
@@ -282,6 +302,8 @@ class History:
         }
         shown = {e.text for d in clone.documents.all() if d.policy != "text" for e in clone.documents.versions(d)}
         for dot, text in self.kept.items():
+            if self.folding and dot in self.killed and found.get(dot, ("", 1)) == ("", 1):
+                continue  # it was seen dead by all, and is folded away
             assert dot in found, f"{clone.name} lacks {text!r}"
             assert found[dot] == (text, int(dot in self.killed)), f"{clone.name}: {text!r}"
             assert dot in self.killed or text in shown, f"{clone.name} does not show {text!r}"
@@ -315,5 +337,24 @@ def test_six_clones_on_a_bad_network_agree_and_have_lost_nothing(seed, monkeypat
         monkeypatch.setattr(materialise, "TEXTS_IN_MEMORY", 2)
         for _ in range(STEPS):
             history.step()
+        history.heal()
+        history.check()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_six_clones_of_which_some_fold_their_past_agree_all_the_same(seed, monkeypatch):
+    """As above; and one that joins in the end, from a clone that has folded, holds what the others hold."""
+    with Network(seed=seed) as network:
+        history = History(seed, network, folding=True)
+        monkeypatch.setattr(log, "BATCH_CHANGES", history.scale)
+        for part in range(3):
+            for _ in range(STEPS // 3):
+                history.step()
+            if part == 0 or history.random.random() < 0.5:
+                history.heal()
+            for _ in range(3):
+                history.fold()
+        network.add("late", lambda: history.now, history.folders[0])
+        history.roads += [("late", history.folders[0])]
         history.heal()
         history.check()

@@ -18,6 +18,7 @@ from transport import session as protocol
 from transport.session import (
     ACCEPTS,
     Ack,
+    Baseline,
     Bye,
     Changes,
     Digest,
@@ -33,7 +34,7 @@ from transport.session import (
 
 MESSAGES = {
     Changes: Changes(()), Ack: Ack({}), Digest: Digest({}, bytes(32)), DocumentDigests: DocumentDigests({}, ()),
-    Bye: Bye("enough"), Hello: Hello((1,), bytes(16), {}),
+    Baseline: Baseline("join", 0, 1, b""), Bye: Bye("enough"), Hello: Hello((1,), bytes(16), {}),
 }  # fmt: skip
 
 
@@ -59,6 +60,21 @@ def test_what_a_peer_may_not_say_now_is_refused_and_changes_nothing(state, kind)
 
 def test_the_table_names_every_message_in_some_state():
     assert set().union(*ACCEPTS.values()) == set(MESSAGES)
+
+
+def test_a_joiner_listens_to_who_let_it_in_before_it_knows_that_one(monkeypatch):
+    """The inviter was admitted late in a long log: the first batches come from somebody that the joiner cannot know."""
+    from replica import log
+
+    monkeypatch.setattr(log, "BATCH_CHANGES", 1)
+    with Network("alice") as network:
+        for n in range(5):
+            add(network["alice"], "a-buffer.md", f"- {n}")
+        network.add("bob")
+        network.sync("alice", "bob")
+        network.add("carol", by="bob")
+        network.sync("bob", "carol")
+        assert_same(network["bob"], network["carol"])
 
 
 def test_a_peer_of_another_workspace_or_protocol_is_refused():

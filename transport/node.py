@@ -200,7 +200,7 @@ class Node:
         """Removed members too: they are let in far enough to be told so (Session refuses them)."""
         members = {m["id"]: m["cert"] for m in self.clone.members()}
         inviter = self.clone.store.meta("inviter")
-        if not members and inviter:  # joined, and not met anyone yet: trust who let us in
+        if inviter and self.clone.identity.id not in members:  # our admission has not come yet: trust who let us in
             members[clone_id(tls.check_certificate(inviter))] = inviter
         return {id: cert for id, cert in members.items() if id != self.clone.identity.id}
 

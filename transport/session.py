@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from replica import bundle
+from replica.bundle import MAX_PACKED
 from replica.changes import Signed
 from replica.clone import Clone
 from replica.errors import Fork, IncompatiblePeer, InvalidChange, MissingDependency, PeerError, ProtocolError
@@ -22,6 +24,9 @@ PROTOCOL = 1
 WINDOW = 4
 # Document digests in one message; a differing workspace of more is compared in parts.
 DIGESTS_PER_MESSAGE = 5_000
+PIECE = 512 * 1024  # bytes of a bundle in one message
+MAX_PIECES = MAX_PACKED // PIECE
+REASONS = ("join", "restored", "fork", "away")  # why a bundle is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +69,27 @@ class DocumentDigests:
 
 
 @dataclass(frozen=True, slots=True)
+class Baseline:
+    """Piece `number` of `count` of a bundle (replica/bundle.py): what is below the sender's floor.
+
+    `why` it is given: "join" to one that holds nothing; "restored", "fork" or "away" to one that cannot go on from
+    what it holds (replica/rejoin.py).
+    """
+
+    why: str
+    number: int
+    count: int
+    piece: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The sender ends the session. `reason` is for people."""
 
     reason: str
 
 
-Message = Hello | Changes | Ack | Digest | DocumentDigests | Bye
+Message = Hello | Changes | Ack | Digest | DocumentDigests | Baseline | Bye
 
 
 class State(Enum):
@@ -82,7 +101,7 @@ class State(Enum):
 # What a peer may say in each state. The table is the protocol: all else is the peer's error.
 ACCEPTS: dict[State, set[type]] = {
     State.OPENING: {Hello, Bye},
-    State.SYNCING: {Changes, Ack, Digest, DocumentDigests, Bye},
+    State.SYNCING: {Changes, Ack, Digest, DocumentDigests, Baseline, Bye},
     State.CLOSED: {Bye},  # both said goodbye at once
 }
 
@@ -138,6 +157,9 @@ class Session:
         self._unacknowledged = 0
         self._said_digest: Vector | None = None
         self._rebuilt_at: Vector | None = None
+        self._giving: list[Baseline] = []  # pieces of a bundle that wait to be sent, the next one last
+        self._deaf = False  # what the peer sends was written without knowing what we are giving it
+        self._taken: list[bytes] = []  # the pieces that have come so far
         self.in_step = False
 
     # --- what the owner calls
@@ -217,9 +239,39 @@ class Session:
             raise IncompatiblePeer("the peer is of another workspace", hint="join its workspace in another folder")
         self.state = State.SYNCING
         self.peer_vector, self._sent = dict(message.vector), dict(message.vector)
+        if self._allowed() and not covers(message.vector, self._clone.log.floor()):
+            self._give("restored" if message.vector else "join")
         return self._send_missing() or self.settle()
 
+    def _give(self, why: str) -> None:
+        """The peer cannot go on from what it holds: it gets what is folded here, then the log behind that."""
+        log = self._clone.log
+        with self._clone.store.transaction():  # one moment of the store, whoever writes meanwhile
+            packed, floor = bundle.make(self._clone.store, log), log.floor()
+        pieces = [packed[at : at + PIECE] for at in range(0, len(packed), PIECE)]
+        self._giving = [Baseline(why, at, len(pieces), piece) for at, piece in enumerate(pieces)][::-1]
+        self._deaf = True
+        self._sent, self._cursor, self._unacknowledged = floor, None, 0
+
+    def _baseline(self, message: Baseline) -> list[Message]:
+        if message.number != len(self._taken) or not 0 < message.count <= MAX_PIECES:
+            raise ProtocolError("a bundle whose pieces are not in order")
+        self._taken.append(message.piece)
+        if len(self._taken) == message.count:
+            packed, self._taken = b"".join(self._taken), []
+            self._take_bundle(bundle.read(packed), message.why)
+        return [Ack(self._clone.log.vector())]
+
+    def _take_bundle(self, taken: bundle.Bundle, why: str) -> None:
+        if self._clone.log.vector():
+            raise ProtocolError("a bundle for a clone that holds something")
+        self._clone.take_bundle(taken)
+        self.in_step = False
+        self._tell(Took(()))
+
     def _changes(self, message: Changes) -> list[Message]:
+        if self._deaf:
+            return []
         stored, reaches = self._clone.ingest(list(message.batch))
         for author, seq in reaches.items():  # the peer holds what it has just sent: never send that back
             self._sent[author] = max(seq, self._sent.get(author, 0))
@@ -232,6 +284,8 @@ class Session:
     def _ack(self, message: Ack) -> list[Message]:
         self.peer_vector = dict(message.vector)
         self._unacknowledged = max(0, self._unacknowledged - 1)
+        if self._deaf and not self._giving and covers(message.vector, self._clone.log.floor()):
+            self._deaf = False  # the bundle has arrived
         if not covers(self._sent, message.vector):
             self._sent = {a: max(self._sent.get(a, 0), s) for a, s in {**self._sent, **message.vector}.items()}
         return self._send_missing()
@@ -287,6 +341,9 @@ class Session:
     def _send_missing(self) -> list[Message]:
         """The next batches the peer lacks, as far as the window allows."""
         messages: list[Message] = []
+        while self._unacknowledged < WINDOW and self._giving:
+            self._unacknowledged += 1
+            messages.append(self._giving.pop())
         while self._unacknowledged < WINDOW:
             batch = self._next_batch()
             if not batch:
@@ -326,7 +383,8 @@ class Session:
             return f"this clone was removed from the workspace by {self._remover(self._clone.identity.id)}"
         if peer is not None and peer.removed:
             return f"{peer.name} was removed from the workspace by {self._remover(peer.id)}"
-        if peer is None and log.vector():
+        # Until our own admission has come, who let us in may not have come either: the channel answers for it.
+        if peer is None and log.author(self._clone.identity.id) is not None:
             return "not a member of the workspace"
         return None
 
@@ -346,6 +404,7 @@ _RECEIVE = {
     Ack: Session._ack,
     Digest: Session._digest,
     DocumentDigests: Session._document_digests,
+    Baseline: Session._baseline,
 }
 
 # What `receive` may raise that is the peer's fault: the owner calls `fail` with it.

@@ -4,7 +4,20 @@ from replica.changes import ID_SIZE, MAX_BODY, MAX_DEPS, SIGNATURE_SIZE, Signed
 from replica.errors import ProtocolError
 from replica.log import BATCH_CHANGES, Vector
 from transport import frames
-from transport.session import DIGESTS_PER_MESSAGE, Ack, Bye, Changes, Digest, DocumentDigests, Hello, Message
+from transport.session import (
+    DIGESTS_PER_MESSAGE,
+    MAX_PIECES,
+    PIECE,
+    REASONS,
+    Ack,
+    Baseline,
+    Bye,
+    Changes,
+    Digest,
+    DocumentDigests,
+    Hello,
+    Message,
+)
 
 # A batch may go past its aim to end where signatures are; see Log.batch.
 MAX_BATCH = 4 * BATCH_CHANGES
@@ -23,6 +36,8 @@ def encode(message: Message) -> bytes:
             return frames.encode("digest", vector, digest)
         case DocumentDigests(vector, documents):
             return frames.encode("documents", vector, [list(document) for document in documents])
+        case Baseline(why, number, count, piece):
+            return frames.encode("baseline", why, number, count, piece)
         case Bye(reason):
             return frames.encode("bye", reason)
     raise TypeError(f"{type(message).__name__} is not a message")
@@ -70,6 +85,12 @@ def _documents(vector, documents) -> DocumentDigests:
     return DocumentDigests(_vector(vector), tuple((path, policy, digest) for path, policy, digest in documents))
 
 
+def _baseline(why, number, count, piece) -> Baseline:
+    _require(why in REASONS and type(number) is int and type(count) is int and 0 <= number < count <= MAX_PIECES)
+    _require(type(piece) is bytes and len(piece) <= PIECE)
+    return Baseline(why, number, count, piece)
+
+
 def _bye(reason) -> Bye:
     _require(type(reason) is str and len(reason) <= 1_000)
     return Bye(reason)
@@ -88,5 +109,6 @@ def _require(holds: bool) -> None:
 
 
 _READERS = {
-    "hello": _hello, "changes": _changes, "ack": _ack, "digest": _digest, "documents": _documents, "bye": _bye,
+    "hello": _hello, "changes": _changes, "ack": _ack, "digest": _digest, "documents": _documents,
+    "baseline": _baseline, "bye": _bye,
 }  # fmt: skip
