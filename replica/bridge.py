@@ -21,6 +21,7 @@ from replica.clone import Clone
 from replica.documents import Document
 from replica.errors import ConfigError, DiskFull, DocumentNotFound, InvalidChange, StoreError, TooLarge, UnsafePath
 from replica.places import CONFIG, FOLDER
+from replica.rejoin import under_way
 
 # A file that is gone, or suddenly empty, is looked at again after this many milliseconds before it is believed: editors
 # save by delete-then-create and by truncate-then-write.
@@ -132,6 +133,8 @@ class Bridge:
 
     def _once(self, every: bool, force: set[str]) -> Report:
         report = Report()
+        if under_way(self.store):
+            return report  # files rest until the documents are whole again
         due = self._due(every)
         self._take_config(report, force)
         found = self._look()
@@ -174,6 +177,8 @@ class Bridge:
         """Write what the log has brought since the last time, without a look at the rest of the folder."""
         with self._turn():
             report = Report()
+            if under_way(self.store):
+                return report
             reached, rules = self.clone.log.last_row(), self.store.meta("config")
             self.follow_config()
             if self._delivered == 0 or self.store.meta("config") != rules:  # other rules: other documents and policies
@@ -192,6 +197,8 @@ class Bridge:
             return self._collect(set(changed))
 
     def _collect(self, names: set[str]) -> Report:
+        if under_way(self.store):
+            return Report()
         plain = CONFIG not in names and not self._switched()
         files = {path: self.root / path for path in names if self.clone.rule(path) is not None}
         if not plain or any(file.is_symlink() or not file.is_file() for file in files.values()):

@@ -52,7 +52,7 @@ class Bundle(NamedTuple):
 
 
 def make(store: Store, log: Log) -> bytes:
-    """The bundle of a store, as bytes."""
+    """The bundle of a store, as bytes. Of one that has folded nothing it says only that: its log is whole."""
     name = log.author_n
     shared = "(SELECT n FROM authors WHERE private=0)"
     floor = {
@@ -64,6 +64,8 @@ def make(store: Store, log: Log) -> bytes:
         "SELECT author, dep, deps.seq, dep_seq FROM deps JOIN authors a ON a.n=author WHERE deps.seq<=a.floor"
         f" AND author IN {shared} AND dep IN {shared} ORDER BY author, dep, deps.seq"
     )
+    if not floor:
+        return zlib.compress(msgpack.packb([FORMAT, log.workspace, "", {}, [], [], [], [], [], []]), 1)
     fields = [
         FORMAT, log.workspace, store.meta("workspace_name", ""), floor,
         store.rows(f"SELECT {', '.join(MEMBER)} FROM authors WHERE private=0 ORDER BY n"),

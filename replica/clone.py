@@ -189,8 +189,9 @@ class Clone:
 
     @property
     def removed(self) -> bool:
+        """Whether others have ended its membership; one that was only away too long comes back by itself."""
         author = self.log.author(self.identity.id)
-        return author is not None and author.removed
+        return author is not None and author.removed and not self.log.is_away(author.id)
 
     def member(self, name: str) -> dict[str, Any]:
         """The member of that name, or whose id begins so. Raises NotFound."""
@@ -229,7 +230,17 @@ class Clone:
         if level == 0 and kind not in changes.DOCUMENT_KINDS:
             raise ValueError("only a document's change can be private")
         with self.transaction():
+            self._check_may_write()
             return self.log.append(self.private if level == 0 else self.identity, kind, document, payload)
+
+    def _check_may_write(self) -> None:
+        if self.store.meta("rejoin") is not None:
+            raise StoreError(
+                "this clone is being brought back into its workspace (docs/recovery.md) and cannot be written to yet",
+                hint="let it meet a member: `replica sync`; saved files are taken in afterwards",
+            )
+        if self.store.meta("clone") != self.identity.id:
+            raise StoreError("this clone has got a new identity meanwhile", hint="run the command again")
 
     def ingest(self, batch: list[Signed]) -> tuple[list[Stored], Vector]:
         """Store what a peer sent; raises as Log.ingest, and then nothing of the batch is kept."""
@@ -246,6 +257,9 @@ class Clone:
         with self.transaction():
             assert not self.log.vector(), "a bundle is for a clone that holds nothing"
             bundles.load(self.store, self.log, self.materialiser, bundle)
+        self.forget_config()
+
+    def forget_config(self) -> None:
         self._config = None
 
     # --- members

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from replica.store import Store
 
 NEXT = "identity.next"  # the new key, until the store knows of it
+FORMER = "former"  # the folder of the keys that this clone had before: they vouch for it where the new one is not known
 
 
 def place_of(root: Path) -> str:
@@ -58,8 +59,6 @@ def _opened_again(clone: "Clone", certify: "Certify | None") -> "Clone":
 
 
 def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "Clone | None":
-    from replica.log import succession
-
     if certify is None:
         raise StoreError(f"{clone.root} is a copy of the clone {original}", hint="run `replica status` in it once")
     new = Identity.new()
@@ -71,22 +70,45 @@ def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "C
         name = next(
             n for n in (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000))) if n not in taken
         )
-        payload = changes.member_payload(
-            new.public, certify(new.private, name), name, old=clone.identity.id, why="copy",
-            proof=clone.identity.sign(succession(clone.workspace, new.public)),
-        )  # fmt: skip
-        moment = clone.store.meta("time") + 1
-        deps = list(clone.log.vector().items())
-        first = changes.encode(new.id, 1, clone.workspace, moment, deps, Kind.SUCCEED, None, payload)
-        clone.log.ingest([Signed(first.body, new.sign(first.hash))])
-        for key, value in {"clone": new.id, "place": place_of(clone.root), "introduce": str(original)}.items():
+        introduce(clone, clone.identity, new, name, "copy", certify)
+        for key, value in {"place": place_of(clone.root), "introduce": str(original)}.items():
             clone.store.set_meta(key, value)
-        clone.store.execute("DELETE FROM meta WHERE key='port'")
     finish(clone.root / FOLDER, clone.store)
     clone.identity = new
     clone.copy_of = original
     _introduce(clone)
     return clone
+
+
+def introduce(clone: "Clone", was: Identity, new: Identity, name: str, why: str, certify: "Certify") -> None:
+    """Write the first change of `new`, in which `was` vouches for it: the store is the new one's. In a transaction."""
+    from replica.log import succession
+
+    payload = changes.member_payload(
+        new.public, certify(new.private, name), name, old=was.id, why=why,
+        proof=was.sign(succession(clone.workspace, new.public)),
+    )  # fmt: skip
+    moment = clone.store.meta("time") + 1
+    deps = list(clone.log.vector().items())
+    first = changes.encode(new.id, 1, clone.workspace, moment, deps, Kind.SUCCEED, None, payload)
+    clone.log.ingest([Signed(first.body, new.sign(first.hash))])
+    clone.store.set_meta("clone", new.id)
+    clone.store.execute("DELETE FROM meta WHERE key='port'")
+
+
+def identities(clone: "Clone") -> list[Identity]:
+    """This clone's identity and those it had before, the newest first: who knows none but an old one takes that."""
+    former = clone.root / FOLDER / FORMER
+    files = sorted(former.glob("*.key"), reverse=True) if former.is_dir() else []
+    return [clone.identity, *map(Identity.load, files)]
+
+
+def voucher(clone: "Clone") -> Identity:
+    """The newest of this clone's identities that is a member by its log."""
+    for identity in identities(clone):
+        if clone.log.author(identity.id) is not None:
+            return identity
+    raise StoreError("no member knows any identity of this clone", hint="join again in a new folder, with these files")
 
 
 def finish(folder: Path, store: "Store") -> None:
@@ -100,6 +122,10 @@ def finish(folder: Path, store: "Store") -> None:
         if Identity.load(following).id == store.meta("clone"):
             for stale in ("identity.pem", "node.json"):
                 (folder / stale).unlink(missing_ok=True)
+            former = folder / FORMER
+            former.mkdir(mode=0o700, exist_ok=True)
+            if (folder / IDENTITY).is_file():
+                os.replace(folder / IDENTITY, former / f"{len(list(former.glob('*.key'))):06}.key")
             os.replace(following, folder / IDENTITY)
         else:
             following.unlink()

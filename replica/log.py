@@ -104,6 +104,34 @@ class Log:
         self.reload()
         return self._authors[id]
 
+    def hash_at(self, id: bytes, seq: int) -> bytes | None:
+        """The hash of an author's change, or None where it is not held, or folded away."""
+        author = self._authors.get(id)
+        if author is None or not 0 < seq <= author.seq:
+            return None
+        if seq == author.seq:
+            return author.head
+        found = self.store.value("SELECT hash FROM changes WHERE author=? AND seq=?", (author.n, seq))
+        if found is None and seq == author.floor:
+            found = self.store.value("SELECT floor_head FROM authors WHERE n=?", (author.n,))
+        return found
+
+    def has_ended(self, id: bytes) -> bool:
+        """Whether a member has gone on as somebody new since its chain had split, and said so."""
+        return bool(self.store.value("SELECT 1 FROM authors WHERE id=? AND successor IS NOT NULL", (id,)))
+
+    def is_away(self, id: bytes) -> bool:
+        """Whether a member was removed for nothing but its silence: it may come back, as somebody new."""
+        author = self._authors.get(id)
+        if author is None or not author.removed:
+            return False
+        return bool(
+            self.store.value(
+                "SELECT 1 FROM authors WHERE id=? AND successor IS NULL"
+                " AND NOT EXISTS(SELECT 1 FROM removals WHERE member=? AND away=0)", (id, id),
+            )
+        )  # fmt: skip
+
     # --- versions
 
     def vector(self) -> Vector:

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from replica import changes, clone, log, store
+from replica import changes, clone, copies, log, rejoin, store
 from replica.bridge import Bridge
 from replica.changes import Add, Dot, Kind, Signed
 from replica.clone import Clone
@@ -141,8 +141,8 @@ class Link:
     def __init__(self, one: Clone, other: Clone):
         self.events: tuple[list, list] = ([], [])
         self.sessions = (
-            Session(one, other.identity.id, self.events[0].append),
-            Session(other, one.identity.id, self.events[1].append),
+            Session(one, known_as(other, one), self.events[0].append),
+            Session(other, known_as(one, other), self.events[1].append),
         )
         self.queues: tuple[deque, deque] = (deque(), deque())  # messages to each session
         for side in (0, 1):
@@ -177,10 +177,23 @@ class Link:
         while True:
             while self.busy:
                 self.deliver(self.busy[0])
-            for side in (0, 1):
-                self.send(side, self.sessions[side].settle())
+            self.rest()
             if not self.busy:
                 return
+
+    def rest(self) -> None:
+        """What the owners of sessions do when nothing moves."""
+        for side, session in enumerate(self.sessions):
+            if rejoin.ready(session._clone):
+                rejoin.finish(session._clone, certificate)
+                self.send(side, session.changed())
+            self.send(side, session.settle())
+
+
+def known_as(clone: Clone, to: Clone) -> bytes:
+    """The id under which `to` lets this clone in."""
+    ids = [identity.id for identity in copies.identities(clone)]
+    return next((id for id in ids if to.log.author(id) is not None), ids[0])
 
 
 def sync(one: Clone, other: Clone) -> list:
@@ -202,8 +215,7 @@ def talk(one: Clone, other: Clone) -> list:
                 link.deliver(side)
             except FAULTS as error:
                 link.send(side, link.sessions[side].fail(error))
-        for side in (0, 1):
-            link.send(side, link.sessions[side].settle())
+        link.rest()
         if not link.busy:
             return link.events[0] + link.events[1]
 

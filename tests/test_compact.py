@@ -19,12 +19,13 @@ AT_ONCE = "[history]\ndays = 0\n"
 DAY = 86_400_000
 
 
-def acknowledged(network: Network) -> None:
-    """Everybody has heard from everybody what they hold, as nodes note it, and a second goes by."""
+def acknowledged(network: Network, *names: str) -> None:
+    """These, or all, have heard from one another what they hold, as nodes note it, and a second goes by."""
     network.now += 1_000
-    for clone in network.clones.values():
+    clones = [clone for name, clone in network.clones.items() if name in names or not names]
+    for clone in clones:
         with clone.transaction():
-            for other in network.clones.values():
+            for other in clones:
                 clone.store.execute(
                     "INSERT INTO peers(id, seen, vector) VALUES(?,?,?) ON CONFLICT(id)"
                     " DO UPDATE SET seen=excluded.seen, vector=excluded.vector",

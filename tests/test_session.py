@@ -27,6 +27,7 @@ from transport.session import (
     Ended,
     Hello,
     InStep,
+    Restart,
     Session,
     State,
     Took,
@@ -34,7 +35,8 @@ from transport.session import (
 
 MESSAGES = {
     Changes: Changes(()), Ack: Ack({}), Digest: Digest({}, bytes(32)), DocumentDigests: DocumentDigests({}, ()),
-    Baseline: Baseline("join", 0, 1, b""), Bye: Bye("enough"), Hello: Hello((1,), bytes(16), {}),
+    Baseline: Baseline("join", b"", 0, 1, b""), Restart: Restart(),
+    Bye: Bye("enough"), Hello: Hello((1,), bytes(16), {}),
 }  # fmt: skip
 
 

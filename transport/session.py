@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from replica import bundle
+from replica import bundle, rejoin
 from replica.bundle import MAX_PACKED
 from replica.changes import Signed
 from replica.clone import Clone
@@ -24,18 +24,25 @@ PROTOCOL = 1
 WINDOW = 4
 # Document digests in one message; a differing workspace of more is compared in parts.
 DIGESTS_PER_MESSAGE = 5_000
+HEAD = 8  # bytes of a hash: chains that differ by accident or by a restored backup are told apart
 PIECE = 512 * 1024  # bytes of a bundle in one message
 MAX_PIECES = MAX_PACKED // PIECE
-REASONS = ("join", "restored", "fork", "away")  # why a bundle is given
+REASONS = ("join", "restored", "fork", "ended", "away")  # why a bundle is given
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The sender's protocol versions, workspace, and what it holds."""
+    """The sender's protocol versions, workspace, and what it holds.
+
+    `heads`: the first HEAD bytes of the hash of each chain's last change, in the order of the authors' ids.
+    `id`: whom the sender writes as. It differs from whom the channel knows it by while it introduces a new identity.
+    """
 
     versions: tuple[int, ...]
     workspace: bytes
     vector: Vector
+    heads: bytes = b""
+    id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +79,21 @@ class DocumentDigests:
 class Baseline:
     """Piece `number` of `count` of a bundle (replica/bundle.py): what is below the sender's floor.
 
-    `why` it is given: "join" to one that holds nothing; "restored", "fork" or "away" to one that cannot go on from
-    what it holds (replica/rejoin.py).
+    `why` it is given: "join" to one that holds nothing; else to one that cannot go on from what it holds
+    (replica/rejoin.py): "restored", "away", or since the chains of the member `about` differ: "fork", and "ended" if
+    that member has said itself which of them it has ended with.
     """
 
     why: str
+    about: bytes
     number: int
     count: int
     piece: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The sender cannot go on from what it holds: it asks for a bundle and the log behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,7 @@ class Bye:
     reason: str
 
 
-Message = Hello | Changes | Ack | Digest | DocumentDigests | Baseline | Bye
+Message = Hello | Changes | Ack | Digest | DocumentDigests | Baseline | Restart | Bye
 
 
 class State(Enum):
@@ -101,7 +115,7 @@ class State(Enum):
 # What a peer may say in each state. The table is the protocol: all else is the peer's error.
 ACCEPTS: dict[State, set[type]] = {
     State.OPENING: {Hello, Bye},
-    State.SYNCING: {Changes, Ack, Digest, DocumentDigests, Baseline, Bye},
+    State.SYNCING: {Changes, Ack, Digest, DocumentDigests, Baseline, Restart, Bye},
     State.CLOSED: {Bye},  # both said goodbye at once
 }
 
@@ -158,7 +172,9 @@ class Session:
         self._said_digest: Vector | None = None
         self._rebuilt_at: Vector | None = None
         self._giving: list[Baseline] = []  # pieces of a bundle that wait to be sent, the next one last
-        self._deaf = False  # what the peer sends was written without knowing what we are giving it
+        self._unheard = 0  # pieces it has not acknowledged: until then, what it sends is not what it will go on from
+        self._why = ""  # we are giving it one
+        self._asked = False  # we wait for a bundle
         self._taken: list[bytes] = []  # the pieces that have come so far
         self.in_step = False
 
@@ -168,7 +184,9 @@ class Session:
         refusal = self._refusal()
         if refusal:
             return self._end(refusal)
-        return [Hello((PROTOCOL,), self._clone.workspace, self._clone.vector())]
+        vector = self._clone.vector()
+        heads = b"".join(self._clone.log.author(id).head[:HEAD] for id in sorted(vector))
+        return [Hello((PROTOCOL,), self._clone.workspace, vector, heads, self._clone.identity.id)]
 
     def receive(self, message: Message) -> list[Message]:
         """Take one message; return the replies, oldest first.
@@ -239,21 +257,72 @@ class Session:
             raise IncompatiblePeer("the peer is of another workspace", hint="join its workspace in another folder")
         self.state = State.SYNCING
         self.peer_vector, self._sent = dict(message.vector), dict(message.vector)
-        if self._allowed() and not covers(message.vector, self._clone.log.floor()):
-            self._give("restored" if message.vector else "join")
+        if self._allowed():
+            forks = self._forks(message)
+            why, about = self._cannot_go_on(message, forks)
+            if why:
+                self._give(why, about)
+            elif forks or self._clone.log.is_away(self._clone.identity.id):
+                self._asked = True
+                return [Restart()]
         return self._send_missing() or self.settle()
 
-    def _give(self, why: str) -> None:
-        """The peer cannot go on from what it holds: it gets what is folded here, then the log behind that."""
+    # --- one of both cannot go on from what it holds (replica/rejoin.py)
+
+    def _cannot_go_on(self, message: Hello, forks: dict[bytes, bool]) -> tuple[str, bytes]:
+        """Why the peer needs what we hold from the start on, if it does; and whose chains differ."""
+        log = self._clone.log
+        if not message.vector:
+            return ("join" if log.floor() else ""), b""
+        if log.is_away(message.id):
+            return "away", b""
+        if not covers(message.vector, log.floor()):
+            return "restored", b""
+        if not forks or self._clone.identity.id in forks:
+            return "", b""
+        about = message.id if message.id in forks else min(forks)
+        if log.has_ended(about):
+            return "ended", about
+        return ("fork" if about == message.id or forks[about] else ""), about
+
+    def _forks(self, message: Hello) -> dict[bytes, bool]:
+        """Whose chain differs here and there, as far as it can be seen from here, and whether ours is the one to keep.
+
+        Whoever holds as much of a chain as the other or more can see it. Of the chains of somebody else the smaller
+        hash is kept: both sides judge alike.
+        """
+        found = {}
+        for at, (author, seq) in enumerate(sorted(message.vector.items())):
+            theirs = message.heads[at * HEAD : (at + 1) * HEAD]
+            ours = self._clone.log.hash_at(author, seq)
+            if theirs and ours is not None and ours[:HEAD] != theirs:
+                found[author] = ours[:HEAD] < theirs
+        return found
+
+    def _give(self, why: str, about: bytes = b"") -> None:
+        """Hand over what is folded here, then the log behind that."""
         log = self._clone.log
         with self._clone.store.transaction():  # one moment of the store, whoever writes meanwhile
             packed, floor = bundle.make(self._clone.store, log), log.floor()
         pieces = [packed[at : at + PIECE] for at in range(0, len(packed), PIECE)]
-        self._giving = [Baseline(why, at, len(pieces), piece) for at, piece in enumerate(pieces)][::-1]
-        self._deaf = True
+        self._giving = [Baseline(why, about, at, len(pieces), piece) for at, piece in enumerate(pieces)][::-1]
+        self._unheard, self._why = len(pieces), why
         self._sent, self._cursor, self._unacknowledged = floor, None, 0
 
+    def _restart(self, message: Restart) -> list[Message]:
+        if not self._allowed() or self._unheard:
+            return []
+        self._give("fork")
+        return self._send_missing()
+
     def _baseline(self, message: Baseline) -> list[Message]:
+        if message.why == "fork" and self._clone.log.has_ended(message.about) and not self._unheard:
+            self._give("ended", message.about)
+            return self._send_missing()
+        if self._unheard:  # both think that the other must begin anew
+            if (self._why == "ended", self._clone.identity.id) > (message.why == "ended", self._peer):
+                return []
+            self._giving, self._unheard = [], 0
         if message.number != len(self._taken) or not 0 < message.count <= MAX_PIECES:
             raise ProtocolError("a bundle whose pieces are not in order")
         self._taken.append(message.piece)
@@ -263,14 +332,22 @@ class Session:
         return [Ack(self._clone.log.vector())]
 
     def _take_bundle(self, taken: bundle.Bundle, why: str) -> None:
-        if self._clone.log.vector():
+        if not self._clone.log.vector():
+            if taken.floor:
+                self._clone.take_bundle(taken)
+        elif why == "join":
             raise ProtocolError("a bundle for a clone that holds something")
-        self._clone.take_bundle(taken)
-        self.in_step = False
+        else:
+            rejoin.begin(self._clone, taken, why, dict(self.peer_vector))
+        self._asked = self.in_step = False
+        self._sent, self._cursor, self._unacknowledged = dict(self.peer_vector), None, 0
+        self._said_digest = None
         self._tell(Took(()))
 
+    # --- what goes on
+
     def _changes(self, message: Changes) -> list[Message]:
-        if self._deaf:
+        if self._unheard or self._asked:
             return []
         stored, reaches = self._clone.ingest(list(message.batch))
         for author, seq in reaches.items():  # the peer holds what it has just sent: never send that back
@@ -284,8 +361,7 @@ class Session:
     def _ack(self, message: Ack) -> list[Message]:
         self.peer_vector = dict(message.vector)
         self._unacknowledged = max(0, self._unacknowledged - 1)
-        if self._deaf and not self._giving and covers(message.vector, self._clone.log.floor()):
-            self._deaf = False  # the bundle has arrived
+        self._unheard = max(0, self._unheard - 1)
         if not covers(self._sent, message.vector):
             self._sent = {a: max(self._sent.get(a, 0), s) for a, s in {**self._sent, **message.vector}.items()}
         return self._send_missing()
@@ -381,7 +457,7 @@ class Session:
         peer = log.author(self._peer)
         if self._clone.removed:
             return f"this clone was removed from the workspace by {self._remover(self._clone.identity.id)}"
-        if peer is not None and peer.removed:
+        if peer is not None and peer.removed and not log.is_away(peer.id):
             return f"{peer.name} was removed from the workspace by {self._remover(peer.id)}"
         # Until our own admission has come, who let us in may not have come either: the channel answers for it.
         if peer is None and log.author(self._clone.identity.id) is not None:
@@ -405,6 +481,7 @@ _RECEIVE = {
     Digest: Session._digest,
     DocumentDigests: Session._document_digests,
     Baseline: Session._baseline,
+    Restart: Session._restart,
 }
 
 # What `receive` may raise that is the peer's fault: the owner calls `fail` with it.

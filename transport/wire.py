@@ -6,6 +6,7 @@ from replica.log import BATCH_CHANGES, Vector
 from transport import frames
 from transport.session import (
     DIGESTS_PER_MESSAGE,
+    HEAD,
     MAX_PIECES,
     PIECE,
     REASONS,
@@ -17,6 +18,7 @@ from transport.session import (
     DocumentDigests,
     Hello,
     Message,
+    Restart,
 )
 
 # A batch may go past its aim to end where signatures are; see Log.batch.
@@ -26,8 +28,8 @@ MAX_VECTOR = MAX_DEPS
 
 def encode(message: Message) -> bytes:
     match message:
-        case Hello(versions, workspace, vector):
-            return frames.encode("hello", list(versions), workspace, vector)
+        case Hello(versions, workspace, vector, heads, id):
+            return frames.encode("hello", list(versions), workspace, vector, heads, id)
         case Changes(batch):
             return frames.encode("changes", [[signed.body, signed.signature] for signed in batch])
         case Ack(vector):
@@ -36,8 +38,10 @@ def encode(message: Message) -> bytes:
             return frames.encode("digest", vector, digest)
         case DocumentDigests(vector, documents):
             return frames.encode("documents", vector, [list(document) for document in documents])
-        case Baseline(why, number, count, piece):
-            return frames.encode("baseline", why, number, count, piece)
+        case Baseline(why, about, number, count, piece):
+            return frames.encode("baseline", why, about, number, count, piece)
+        case Restart():
+            return frames.encode("restart")
         case Bye(reason):
             return frames.encode("bye", reason)
     raise TypeError(f"{type(message).__name__} is not a message")
@@ -55,10 +59,12 @@ def decode(data: bytes) -> Message:
         raise ProtocolError(f"a malformed message of kind {kind}") from None
 
 
-def _hello(versions, workspace, vector) -> Hello:
+def _hello(versions, workspace, vector, heads, id) -> Hello:
     _require(isinstance(versions, list) and 0 < len(versions) <= 64 and all(type(v) is int for v in versions))
     _require(type(workspace) is bytes and len(workspace) == ID_SIZE)
-    return Hello(tuple(versions), workspace, _vector(vector))
+    _require(type(heads) is bytes and len(heads) in (0, HEAD * len(vector)))
+    _require(type(id) is bytes and len(id) == ID_SIZE)
+    return Hello(tuple(versions), workspace, _vector(vector), heads, id)
 
 
 def _changes(batch) -> Changes:
@@ -85,10 +91,11 @@ def _documents(vector, documents) -> DocumentDigests:
     return DocumentDigests(_vector(vector), tuple((path, policy, digest) for path, policy, digest in documents))
 
 
-def _baseline(why, number, count, piece) -> Baseline:
-    _require(why in REASONS and type(number) is int and type(count) is int and 0 <= number < count <= MAX_PIECES)
+def _baseline(why, about, number, count, piece) -> Baseline:
+    _require(why in REASONS and type(about) is bytes and len(about) in (0, ID_SIZE))
+    _require(type(number) is int and type(count) is int and 0 <= number < count <= MAX_PIECES)
     _require(type(piece) is bytes and len(piece) <= PIECE)
-    return Baseline(why, number, count, piece)
+    return Baseline(why, about, number, count, piece)
 
 
 def _bye(reason) -> Bye:
@@ -110,5 +117,5 @@ def _require(holds: bool) -> None:
 
 _READERS = {
     "hello": _hello, "changes": _changes, "ack": _ack, "digest": _digest, "documents": _documents,
-    "baseline": _baseline, "bye": _bye,
+    "baseline": _baseline, "restart": Restart, "bye": _bye,
 }  # fmt: skip

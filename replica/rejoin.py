@@ -1,0 +1,393 @@
+"""Coming back into a workspace that has gone on without this clone, or with another copy of it.
+
+A clone whose store was rolled back (a restored backup, a disk image) may have written a second change under a number
+that others know another one by; a clone that was away for very long may lack what others have folded away. Neither can
+go on from what it holds. It keeps its store aside, takes what a peer holds, takes in again what of its own still fits
+on that, and writes the rest of its own once more, as edits, under a new identity that the old one vouches for.
+
+    begin    one transaction: the store is set aside, emptied of what is shared, and begun from the peer's bundle
+    …        the peer's log comes by the session, as for a newcomer; files rest meanwhile
+    finish   one transaction: the new identity, and the edits
+
+A crash in between leaves a clone that goes on with it at the next session. What is of level 0 stays as it is.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgpack
+
+from replica import bundle as bundles
+from replica import changes, copies
+from replica.changes import Add, Dot, Kind, Remove, Signed
+from replica.errors import CorruptUpdate, InvalidChange, MissingDependency, NotFound, TooLarge
+from replica.keys import Identity
+from replica.log import Log, Stored, Vector, covers
+from replica.materialise import Materialiser, apply_text
+from replica.places import FOLDER
+from replica.store import Store
+
+if TYPE_CHECKING:
+    from replica.bundle import Bundle
+    from replica.clone import Certify, Clone
+
+ASIDE = "before"  # the folder of stores that were set aside, in `.replica`
+
+
+class Rejoining(NamedTuple):
+    """`why`: "restored", "fork" or "away"; `aside`: the old store's file; `target`: what must be held to finish."""
+
+    why: str
+    aside: str
+    target: Vector
+
+
+def under_way(store: Store) -> Rejoining | None:
+    packed = store.meta("rejoin")
+    return Rejoining(*msgpack.unpackb(packed, strict_map_key=False)) if packed else None
+
+
+def ready(clone: "Clone") -> bool:
+    """Whether everything has come that `finish` needs."""
+    state = under_way(clone.store)
+    return state is not None and covers(clone.log.vector(), state.target)
+
+
+# --- begin
+
+
+def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
+    """Set the store aside and start again from a peer's bundle; `target`: what that peer holds.
+
+    Raises InvalidChange: the bundle cannot be used, and nothing has changed.
+    """
+    store = clone.store
+    with clone.transaction():
+        known = under_way(store)  # begun before, and now with another peer: what was set aside then is what counts
+        aside = known.aside if known else _set_aside(clone, why)
+        _empty(clone)
+        if bundle.floor:
+            bundles.load(store, clone.log, clone.materialiser, bundle)
+        store.set_meta("rejoin", msgpack.packb([known.why if known else why, aside, target]))
+    clone.forget_config()
+
+
+def _set_aside(clone: "Clone", why: str) -> str:
+    """A copy of the store as it is; nobody else can write meanwhile, since we hold the write lock."""
+    folder = clone.root / FOLDER / ASIDE
+    folder.mkdir(exist_ok=True, mode=0o700)
+    name = f"{clone.log.now_ms()}-{why}.db"
+    (folder / name).unlink(missing_ok=True)
+    copy = sqlite3.connect(clone.store.path)
+    try:
+        copy.execute("VACUUM INTO ?", (str(folder / name),))
+    finally:
+        copy.close()
+    for path in (folder / name, folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    return name
+
+
+def _empty(clone: "Clone") -> None:
+    """Take out everything that is shared. Rows of documents stay: files and the private twins name them."""
+    store = clone.store
+    store.set_meta("last_row", clone.log.last_row())
+    private = "(SELECT n FROM authors WHERE private=1)"
+    for table in ("changes", "deps"):
+        store.execute(f"DELETE FROM {table} WHERE author NOT IN {private}")
+    store.execute(f"DELETE FROM deps WHERE dep NOT IN {private}")  # put back by `finish`
+    for table in ("adds", "alive", "texts", "overlaps", "baselines"):
+        store.execute(f"DELETE FROM {table} WHERE doc IN (SELECT n FROM documents WHERE private=0)")
+    for table in ("removals", "successions"):
+        store.execute(f"DELETE FROM {table}")
+    store.execute("DELETE FROM authors WHERE private=0")
+    store.execute("UPDATE documents SET digest=NULL, changed_by=NULL WHERE private=0")
+    store.set_meta("digest", None)
+    clone.materialiser.forget()
+    clone.log.reload()
+
+
+# --- finish
+
+
+def finish(clone: "Clone", certify: "Certify") -> int:
+    """Write again what is only ours, under a new identity; returns how many of our changes that was."""
+    state = under_way(clone.store)
+    assert state is not None and ready(clone)
+    was = clone.identity
+    old = _Old(clone.root / FOLDER / ASIDE / state.aside, clone.workspace)
+    try:
+        with clone.transaction():
+            clone.store.set_meta("rejoin", None)
+            left = _carry(clone, old)
+            again = [stored for stored in old.changes() if stored.author.id == was.id and _is_void(stored, left)]
+            clone.identity = _succeed(clone, state.why, certify)
+            _put_back_deps(clone, old)
+            _Again(clone, old, left).write(again)
+        copies.finish(clone.root / FOLDER, clone.store)
+    except BaseException:
+        clone.identity = was if clone.store.meta("clone") == was.id else clone.identity
+        raise
+    finally:
+        old.close()
+    return len(again)
+
+
+class _Old:
+    """The store that was set aside. Read only."""
+
+    def __init__(self, path: Path, workspace: bytes):
+        self.store = Store.open(path)
+        self.materialiser = Materialiser(self.store)
+        self.log = Log(self.store, workspace, self.materialiser.apply)
+        self.materialiser.log = self.log
+        self.log.refresh()
+
+    def close(self) -> None:
+        self.store.close()
+
+    def documents_row(self, path: str, policy: str) -> int | None:
+        return self.store.value("SELECT n FROM documents WHERE path=? AND policy=? AND private=0", (path, policy))
+
+    def changes(self) -> Iterable[Stored]:
+        for n, author, body in self.store.rows("SELECT n, author, body FROM changes ORDER BY n"):
+            yield Stored(n, self.log.author_n(author), changes.decode(body))
+
+
+Limits = dict[bytes, int]  # of each author, the last change of the old store that the new one holds too
+
+
+def _is_void(stored: Stored, limits: Limits) -> bool:
+    return not stored.author.private and stored.change.seq > limits.get(stored.author.id, 0)
+
+
+def _carry(clone: "Clone", old: _Old) -> Limits:
+    """Take in again what still continues a chain and had seen what is folded; return how far both stores agree."""
+    limits = {author.id: _agree(clone.log, old.log, author.id) for author in old.log.authors() if not author.private}
+    while True:
+        batch, reached = _fitting(clone, old, limits)
+        # Inside a run only the last change is signed: what is cut off behind that cannot be shown to anyone.
+        trimmed = {
+            author: seq for author, seq in reached.items()
+            if not old.store.value(
+                "SELECT signature FROM changes c JOIN authors a ON a.n=author WHERE a.id=? AND c.seq=?", (author, seq)
+            )
+        }  # fmt: skip
+        if not trimmed:
+            break
+        for author in trimmed:
+            old.log.author(author).seq -= 1  # of this object alone: its chain ends a change earlier
+    if not batch:
+        return limits
+    clone.store.execute("SAVEPOINT carry")
+    try:
+        clone.log.ingest(batch)
+        clone.materialiser.flush()
+    except (InvalidChange, MissingDependency, CorruptUpdate, TooLarge):
+        # Others have it, or it stays in the store that was set aside.
+        clone.store.execute("ROLLBACK TO carry")
+        clone.materialiser.forget()
+        clone.log.reload()
+        return limits
+    finally:
+        clone.store.execute("RELEASE carry")
+    return {**limits, **reached}
+
+
+def _agree(new: Log, old: Log, id: bytes) -> int:
+    """The last number up to which both stores hold the same chain of an author."""
+    if new.author(id) is None:
+        return 0
+    low, high = 0, min(new.author(id).seq, old.author(id).seq)
+    if high == 0 or new.hash_at(id, high) == old.hash_at(id, high):
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        one, other = new.hash_at(id, middle), old.hash_at(id, middle)
+        # What is folded on one side was acknowledged by all: it is not where they part.
+        low, high = (middle, high) if one is None or other is None or one == other else (low, middle - 1)
+    return low
+
+
+def _fitting(clone: "Clone", old: _Old, limits: Limits) -> tuple[list[Signed], Limits]:
+    """The old changes that the new log can take, in causal order, and how far they reach."""
+    held = {author.id: author.seq for author in clone.log.authors() if not author.private}
+    floor = clone.log.floor()
+    good = dict(limits)
+    batch, reached = [], {}
+    for stored in old.changes():
+        author, change = stored.author, stored.change
+        if author.private or change.seq <= held.get(author.id, 0) or change.seq > author.seq:
+            continue
+        continues = author.id in held and change.seq == good[author.id] + 1 and good[author.id] >= held[author.id]
+        if not continues or any(seq > good.get(dep, 0) for dep, seq in change.deps):
+            continue
+        if not all(_seen(old.log, author, change.seq, other) >= seq for other, seq in floor.items()):
+            continue
+        signature = old.store.value("SELECT signature FROM changes WHERE n=?", (stored.n,))
+        batch.append(Signed(change.body, signature))
+        good[author.id] = reached[author.id] = change.seq
+    return batch, reached
+
+
+def _seen(log: Log, author, seq: int, other: bytes) -> int:
+    if other == author.id:
+        return seq
+    known = log.author(other)
+    return log.past(author.n, seq, known.n) if known else 0
+
+
+def _succeed(clone: "Clone", why: str, certify: "Certify") -> Identity:
+    """A new identity, vouched for by one that the others know, which ends. All keys are kept (copies.identities)."""
+    new = Identity.new()
+    new.save(clone.root / FOLDER / copies.NEXT)
+    voucher = copies.voucher(clone)
+    copies.introduce(clone, voucher, new, clone.store.meta("name"), "away" if why == "away" else "fork", certify)
+    return new
+
+
+def _put_back_deps(clone: "Clone", old: _Old) -> None:
+    """What this clone's private changes had seen of the others."""
+    rows = old.store.rows(
+        "SELECT author, dep, deps.seq, dep_seq FROM deps JOIN authors a ON a.n=author WHERE private=1"
+    )
+    for author, dep, seq, dep_seq in rows:
+        mine, other = clone.log.author(old.log.author_n(author).id), clone.log.author(old.log.author_n(dep).id)
+        if mine and other:
+            clone.store.execute("INSERT OR IGNORE INTO deps VALUES(?,?,?,?)", (mine.n, other.n, seq, dep_seq))
+
+
+# --- our own edits, once more
+
+
+class _Again:
+    """Writes what our changes did as new changes, on top of what others have done since."""
+
+    def __init__(self, clone: "Clone", old: _Old, limits: Limits):
+        self.clone, self.old, self.limits = clone, old, limits
+        self.texts: set[str] = set()
+        self.now: dict[Dot, tuple[Dot, ...]] = {}  # an add of ours that is void, and the one that stands for it
+
+    def write(self, own: list[Stored]) -> None:
+        for stored in own:
+            kind = stored.change.kind
+            if kind is Kind.ENTRIES:
+                self._entries(stored)
+            elif kind in (Kind.TEXT, Kind.IMPORT):
+                path = stored.change.document[0]
+                if path not in self.texts:
+                    self.texts.add(path)
+                    self._text(path)
+            elif kind is Kind.DELETE:
+                self._delete(stored)
+            elif kind is Kind.ADMIT:
+                payload = stored.change.payload
+                self.clone.admit(payload["key"], payload["cert"], payload["name"])
+            elif kind is Kind.REMOVE and not stored.change.payload.get("away"):
+                self._remove_member(stored.change.payload["member"])
+
+    def _entries(self, stored: Stored) -> None:
+        path, policy = stored.change.document
+        ops, made = [], []
+        for index, op in enumerate(stored.change.payload):
+            kills = tuple(dot for killed in op.kills for dot in self._live(path, policy, killed))
+            if isinstance(op, Add):
+                ops.append(op._replace(kills=kills, after=self._anchor(path, policy, op.after)))
+                made.append(Dot(stored.change.author, stored.change.seq, index))
+            elif kills:
+                ops.append(Remove(kills))
+        if not ops:
+            return
+        written = self.clone.edit_entries(path, policy, [(1, op) for op in ops])
+        dots = [
+            Dot(one.change.author, one.change.seq, index)
+            for one in written for index, op in enumerate(one.change.payload) if isinstance(op, Add)
+        ]  # fmt: skip
+        self.now.update({was: (dot,) for was, dot in zip(made, dots, strict=True)})
+
+    def _live(self, path: str, policy: str, killed: Dot) -> tuple[Dot, ...]:
+        """The live adds of the block that `killed` had added."""
+        if killed in self.now:
+            return self.now[killed]
+        author = self.old.log.author(killed.author)
+        id = author and self.old.store.value(
+            "SELECT id FROM adds WHERE author=? AND seq=? AND idx=?", (author.n, killed.seq, killed.index)
+        )
+        document = self.clone.documents.find(path, policy)
+        rows = self.clone.store.rows(
+            "SELECT a.id, adds.seq, idx FROM adds JOIN authors a ON a.n=author WHERE doc=? AND adds.id=? AND dead=0",
+            (document.shared, id),
+        )
+        return tuple(Dot(*row) for row in rows)
+
+    def _anchor(self, path: str, policy: str, place: bytes | None) -> bytes | None:
+        """The nearest anchor before `place` that there is."""
+        here = self.clone.documents.find(path, policy).shared
+        there = self.old.documents_row(path, policy)
+        seen = set()
+        while place is not None and place not in seen:
+            seen.add(place)
+            if self.clone.store.value("SELECT 1 FROM adds WHERE doc=? AND place=?", (here, place)):
+                return place
+            place = self.old.store.value("SELECT after FROM adds WHERE doc=? AND place=?", (there, place))
+        return None
+
+    def _text(self, path: str) -> None:
+        from replica import textdiff
+
+        base, mine = self._versions(path)
+        document = self.clone.documents.find(path, "text")
+        ops = textdiff.diff(base, mine)
+        if not ops:
+            return
+        if document.shared is None or not document.alive:
+            self.clone.edit_text(path, new=mine)
+            return
+        now = self.clone.documents.raw_text(document.shared)
+        self.clone.edit_text(path, textdiff.rebase(ops, base, now))
+
+    def _versions(self, path: str) -> tuple[str, str]:
+        """A text of the old store without our void changes, and with them."""
+        doc, me = self.old.documents_row(path, "text"), self.old.store.meta("clone")
+        base, mine = (self.old.materialiser.folded_text(doc) for _ in range(2))
+        try:
+            for stored in self.old.log.changes_of(doc):
+                void = _is_void(stored, self.limits)
+                if not void:
+                    apply_text(base, stored)
+                if not void or stored.author.id == me:
+                    apply_text(mine, stored)
+        except CorruptUpdate:  # ours build on others' that are void as well: with those, then
+            mine = self.old.materialiser.folded_text(doc)
+            for stored in self.old.log.changes_of(doc):
+                apply_text(mine, stored)
+        return base.text, mine.text
+
+    def _delete(self, stored: Stored) -> None:
+        """Take away what we had seen; a document that others went on with stays."""
+        path, policy = stored.change.document
+        document = self.clone.documents.find(path, policy)
+        if not document.alive:
+            return
+        if policy == "text":
+            if self.clone.documents.raw_text(document.shared) == self._versions(path)[0]:
+                self.clone.delete(document._replace(private=None))
+            return
+        kills = tuple(dot for killed in stored.change.payload for dot in self._live(path, policy, killed))
+        if {dot for entry in self.clone.documents.versions(document) for dot in entry.dots} <= set(kills):
+            self.clone.delete(document._replace(private=None))
+        elif kills:
+            self.clone.edit_entries(path, policy, [(1, Remove(kills))])
+
+    def _remove_member(self, id: bytes) -> None:
+        try:
+            self.clone.remove(id.hex())
+        except NotFound:
+            pass  # somebody we had admitted ourselves, and nobody else knows
