@@ -66,11 +66,7 @@ def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "C
         if clone.store.meta("clone") != clone.identity.id:
             return None  # another process has just done it
         new.save(clone.root / FOLDER / NEXT)
-        taken = {member["name"] for member in clone.members()}
-        name = next(
-            n for n in (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000))) if n not in taken
-        )
-        introduce(clone, clone.identity, new, name, "copy", certify)
+        introduce(clone, clone.identity, new, _copy_name(clone), "copy", certify)
         for key, value in {"place": place_of(clone.root), "introduce": str(original)}.items():
             clone.store.set_meta(key, value)
     finish(clone.root / FOLDER, clone.store)
@@ -78,6 +74,22 @@ def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "C
     clone.copy_of = original
     _introduce(clone)
     return clone
+
+
+def part(clone: "Clone", certify: "Certify") -> None:
+    """Go on under a new identity: another running clone has the one of this clone as well."""
+    new = Identity.new()
+    with clone.transaction():
+        new.save(clone.root / FOLDER / NEXT)
+        introduce(clone, clone.identity, new, _copy_name(clone), "copy", certify)
+    finish(clone.root / FOLDER, clone.store)
+    clone.identity = new
+
+
+def _copy_name(clone: "Clone") -> str:
+    taken = {member["name"] for member in clone.members()}
+    names = (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000)))
+    return next(name for name in names if name not in taken)
 
 
 def introduce(clone: "Clone", was: Identity, new: Identity, name: str, why: str, certify: "Certify") -> None:

@@ -11,12 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from replica import copies, rejoin
 from replica.bridge import Bridge, Report
 from replica.clone import Clone
 from replica.errors import CannotListen, ReplicaError, StoreError
-from replica.keys import clone_id
+from replica.keys import Identity, clone_id
 from replica.log import Vector, lacking
 from replica.places import FOLDER
 from transport import addresses, control, frames, tls
@@ -35,7 +37,14 @@ OPEN_TIMEOUT = 5.0
 REFUSED_PAUSE = 60.0  # seconds before a peer that has ended the session with a reason is called again
 DELIVER_AFTER = 0.01  # seconds: a burst of changes is written to its files once …
 DELIVER_SHARE = 9  # … and while it lasts, writing files takes a tenth of the time at most
+COMPACT_FIRST, COMPACT_EVERY = 300.0, 6 * 3600.0  # seconds: old changes are folded now and then
+INSTANCE = "Replica-Instance"  # header: tells a call to ourselves from one by another clone with our identity
 TOUCH = 30.0  # seconds between notes of what peers hold, for `status` when nothing runs
+
+
+def certify(private: bytes, _name: str) -> bytes:
+    """The certificate of a new identity; a certificate carries no name."""
+    return tls.make_certificate(private)
 
 
 @dataclass
@@ -71,6 +80,7 @@ class Node:
         self._tasks: set[asyncio.Task] = set()
         self._lock = control.Lock(clone.root)
         self._refused: dict[bytes, str] = {}
+        self._instance = os.urandom(16).hex()
 
     # --- life
 
@@ -157,16 +167,13 @@ class Node:
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         from websockets.asyncio.server import serve
 
-        folder = self.clone.root / FOLDER
-        pem = folder / "identity.pem"
-        if not pem.is_file():
-            tls.write_pem(pem, self.clone.identity.private, tls.make_certificate(self.clone.identity.private))
-        self.trust = tls.Trust(pem, self._certificates())
+        self.trust = tls.Trust(self._pem(), self._certificates())
         hosts, port = self._where()
         listening = dict(
             ssl=self.trust.server, subprotocols=[SUBPROTOCOL], compression=None, max_size=frames.MAX_FRAME,
             max_queue=16, write_limit=65536, ping_interval=10, ping_timeout=10, open_timeout=OPEN_TIMEOUT,
             close_timeout=2, origins=[None], server_header=None, process_request=self._admit_connection,
+            process_response=self._say_instance,
         )  # fmt: skip
         try:
             server = await serve(self._called, hosts, port or addresses.free_port(hosts[0]), **listening)
@@ -181,6 +188,13 @@ class Node:
             with self.clone.transaction():
                 self.clone.store.set_meta("port", self.port)
         self.tell("listening", host=hosts[0], port=self.port)
+
+    def _pem(self) -> Path:
+        """The file with this clone's key and certificate, made if it is not there."""
+        pem = self.clone.root / FOLDER / "identity.pem"
+        if not pem.is_file():
+            tls.write_pem(pem, self.clone.identity.private, tls.make_certificate(self.clone.identity.private))
+        return pem
 
     async def _close_server(self, server) -> None:
         """The callers' conversations end before the store is closed under them."""
@@ -202,18 +216,24 @@ class Node:
         inviter = self.clone.store.meta("inviter")
         if inviter and self.clone.identity.id not in members:  # our admission has not come yet: trust who let us in
             members[clone_id(tls.check_certificate(inviter))] = inviter
-        return {id: cert for id, cert in members.items() if id != self.clone.identity.id}
+        return members
 
     def _admit_connection(self, connection, request):
         if len(self.peers) >= MAX_CONNECTIONS:
             return connection.respond(503, "too many connections\n")
         return None
 
+    def _say_instance(self, _connection, _request, response) -> None:
+        response.headers[INSTANCE] = self._instance
+
     async def _called(self, socket) -> None:
         ssl_object = socket.transport.get_extra_info("ssl_object")
         id = self.trust.peer_id(ssl_object)
         if id is None or not tls.alpn(ssl_object):
             await socket.close(1008, "not a member")
+            return
+        if id == self.clone.identity.id and socket.request.headers.get(INSTANCE) == self._instance:
+            await socket.close(1008, "this clone itself")
             return
         await self._converse(id, socket, dialled=False, address=None)
 
@@ -243,7 +263,7 @@ class Node:
         from websockets.exceptions import InvalidHandshake
 
         try:
-            socket = await self._connect(host, port)
+            socket, own = await self._connect_as_known(host, port)
         except (OSError, InvalidHandshake, EOFError) as error:
             why = tls.explain(error, where)
             self.targets.failed(target, time.monotonic(), str(why))
@@ -255,7 +275,13 @@ class Node:
             self._wake_dialler.set()
         ssl_object = socket.transport.get_extra_info("ssl_object")
         id = self.trust.peer_id(ssl_object)
-        refused = self._unfit(id, tls.alpn(ssl_object), where)
+        twin = id == self.clone.identity.id and socket.response.headers.get(INSTANCE) != self._instance
+        if twin and own == id and tls.alpn(ssl_object):
+            await socket.close()
+            self._part_from_twin(where)
+            self.targets.failed(target, time.monotonic(), "this clone had the same identity", pause=0.0)
+            return
+        refused = "" if twin else self._unfit(id, tls.alpn(ssl_object), where)
         if refused:
             self.targets.failed(target, time.monotonic(), refused)
             if target.fixed:
@@ -265,6 +291,9 @@ class Node:
         self.targets.succeeded(target, time.monotonic(), id)
         self._learn_address(id, target.address)
         await self._converse(id, socket, dialled=True, address=target.address)
+        if own != self.clone.identity.id:  # it knew us as who we were before; now it has heard
+            self._refused.pop(id, None)
+            self.targets.failed(target, time.monotonic(), "introduced", pause=0.0)
         if id in self._refused:  # it will not change its mind soon: call again as one calls who does not answer
             self.targets.failed(target, time.monotonic(), self._refused[id], pause=REFUSED_PAUSE)
         self._wake_dialler.set()
@@ -277,14 +306,59 @@ class Node:
             return f"{where} is not a member of this workspace"
         return f"{where} is this clone itself" if id == self.clone.identity.id else ""
 
-    async def _connect(self, host: str, port: int):
+    async def _connect_as_known(self, host: str, port: int):
+        """A connection, and which of our identities it was made with: the newest that the other end knows."""
+        from websockets.exceptions import InvalidHandshake
+
+        identities = copies.identities(self.clone)
+        for at, identity in enumerate(identities):
+            context = self.trust.client if at == 0 else self._former_context(identity)
+            try:
+                return await self._connect(host, port, context), identity.id
+            except (OSError, InvalidHandshake, EOFError) as error:
+                if at + 1 == len(identities) or not tls.is_unknown(error):
+                    raise
+        raise AssertionError("a clone has an identity")
+
+    def _former_context(self, identity: Identity):
+        pem = self.clone.root / FOLDER / copies.FORMER / f"{identity.id.hex()}.pem"
+        if not pem.is_file():
+            tls.write_pem(pem, identity.private, tls.make_certificate(identity.private))
+        return tls.Trust(pem, self._certificates()).client
+
+    def _part_from_twin(self, where: str) -> None:
+        """Another running clone has our identity (a disk image that runs twice): we go on under a new one."""
+        copies.part(self.clone, certify)
+        self._renewed()
+        self.tell("error", message=f"the clone at {where} has the same identity as this one: it runs from a copy",
+                  hint="this one goes on under a new identity, and nothing is lost")  # fmt: skip
+
+    def _finish_rejoin(self) -> None:
+        """Everything has come that was missing: our own edits are written once more."""
+        try:
+            again = rejoin.finish(self.clone, certify)
+        except (ReplicaError, OSError) as error:
+            self.tell("error", message=f"this clone cannot come back yet: {error}", hint=getattr(error, "hint", ""))
+            return
+        self._renewed()
+        self.tell("rejoined", changes=again, name=self.clone.name)
+        self._spread()
+        self._deliver_later()
+
+    def _renewed(self) -> None:
+        """This clone has a new identity: the next handshakes show its certificate."""
+        self._pem()
+        self._trusted = None
+        self.trust_changed()
+
+    async def _connect(self, host: str, port: int, context):
         from websockets.asyncio.client import connect
 
         return await connect(
-            f"wss://{f'[{host}]' if ':' in host else host}:{port}/", ssl=self.trust.client, server_hostname="replica",
+            f"wss://{f'[{host}]' if ':' in host else host}:{port}/", ssl=context, server_hostname="replica",
             subprotocols=[SUBPROTOCOL], compression=None, proxy=None, max_size=frames.MAX_FRAME, max_queue=16,
             write_limit=65536, ping_interval=10, ping_timeout=10, open_timeout=OPEN_TIMEOUT, close_timeout=2,
-            user_agent_header=None,
+            user_agent_header=None, additional_headers={INSTANCE: self._instance},
         )  # fmt: skip
 
     def call(self, address: Address, *, fixed: bool = False, peer: bytes | None = None) -> None:
@@ -381,6 +455,8 @@ class Node:
                 self.tell("ended", clone=name, reason=reason, by_peer=by_peer)
 
     def _after_intake(self, changes) -> None:
+        if rejoin.ready(self.clone):
+            asyncio.get_running_loop().call_soon(self._finish_rejoin)
         if any(stored.change.document is None for stored in changes):
             self.trust_changed()
         self._deliver_later()
@@ -459,6 +535,7 @@ class Node:
 
     async def _house_loop(self) -> None:
         places, rescan, rebrowse, touch = addresses.current(), 0.0, 0.0, 0.0
+        compact_at = time.monotonic() + COMPACT_FIRST
         wall, steady = time.time(), time.monotonic()
         never = asyncio.Event()
         while not self.stopping:
@@ -482,6 +559,20 @@ class Node:
             if now - touch > TOUCH:
                 touch = now
                 self._note_peers()
+            if self.options.serve and now > compact_at:
+                compact_at = now + COMPACT_EVERY
+                await asyncio.to_thread(self._compact)
+
+    def _compact(self) -> None:
+        """Fold old changes, in a thread with a connection of its own, if it is worth it."""
+        from replica import compact
+
+        try:
+            with Clone.open(self.clone.root) as clone:
+                if compact.plan(clone).changes >= compact.WORTH_IT:
+                    compact.compact(clone)
+        except (ReplicaError, OSError) as error:
+            self.tell("error", message=f"old changes could not be folded: {error}", hint=getattr(error, "hint", ""))
 
     async def _network_changed(self) -> None:
         self.tell("network_changed", addresses=list(addresses.interfaces()))

@@ -206,9 +206,17 @@ def alpn(ssl_object) -> bool:
 # --- errors
 
 
+def is_unknown(error: BaseException) -> bool:
+    """Whether a failed attempt to connect means that the other end has no member of our certificate."""
+    from websockets.exceptions import InvalidMessage
+
+    # A member list without us ends the connection after our side of the handshake, without a word.
+    return isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError | ConnectionError)
+
+
 def explain(error: BaseException, where: str) -> ReplicaError:
     """What a failed attempt to connect to `where` means, in one sentence for a person."""
-    from websockets.exceptions import InvalidHandshake, InvalidMessage
+    from websockets.exceptions import InvalidHandshake
 
     if isinstance(error, ReplicaError):
         return error
@@ -217,8 +225,7 @@ def explain(error: BaseException, where: str) -> ReplicaError:
             f"{where} is not a member of this workspace, or not one that this clone knows of",
             hint="if it should be one, pair the two again: `replica invite` there or here",
         )
-    if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError | ConnectionError):
-        # A member list without us ends the connection after our side of the handshake, without a word.
+    if is_unknown(error):
         return PairingError(
             f"{where} does not know this clone, or no longer",
             hint="pair again: `replica invite` there, `replica join CODE` here",

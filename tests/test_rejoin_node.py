@@ -1,0 +1,123 @@
+"""Running nodes whose clones were restored or copied: real sockets, real certificates, the same clone twice."""
+
+import asyncio
+import shutil
+
+import pytest
+
+from replica import copies
+from replica.clone import Clone
+from tests.helpers import add
+from tests.test_node import admitted, at, founder, running, until
+
+
+@pytest.fixture(autouse=True)
+def on_loopback(monkeypatch):
+    monkeypatch.setenv("REPLICA_INTERFACES", "127.0.0.1")
+
+
+def texts(clone: Clone) -> set[str]:
+    clone.log.refresh()
+    return {entry.text for entry in clone.entries("a-buffer.md")}
+
+
+def test_a_restored_clone_comes_back_over_a_running_node(tmp_path):
+    async def story():
+        with founder(tmp_path) as alice:
+            with admitted(tmp_path, alice, "bob") as bob:
+                async with running(alice) as a, running(bob, [at(a)]) as b:
+                    await until(lambda: b.peers and b.in_step, b)
+                shutil.copytree(bob.root, tmp_path / "backup")
+                async with running(alice) as a, running(bob, [at(a)]) as b:
+                    add(bob, "a-buffer.md", "- today")
+                    await until(lambda: b.peers and b.in_step and alice.vector() == bob.vector(), b)
+            shutil.rmtree(tmp_path / "bob")
+            shutil.copytree(tmp_path / "backup", tmp_path / "bob")
+            with Clone.open(tmp_path / "bob") as bob:
+                was = bob.identity.id
+                add(bob, "a-buffer.md", "- after the restore")
+                events = []
+                async with running(alice) as a, running(bob, [at(a)], events) as b:
+                    both = {"- today", "- after the restore"}
+                    await until(lambda: bob.identity.id != was and texts(alice) == both == texts(bob), b)
+                    # It is called and calls by its new name from now on.
+                    await until(lambda: bob.identity.id in a.peers and bob.identity.id in alice.trusted(), a)
+                    await until(lambda: b.peers and b.in_step, b)
+                assert [event["event"] for event in events].count("rejoined") == 1
+                assert alice.digest() == bob.digest()
+
+    asyncio.run(story())
+
+
+def image(tmp_path, clone: Clone) -> list[Clone]:
+    """The same disk twice: two folders, each of which takes itself for the one that was moved."""
+    clone.close()
+    for place in ("left", "right"):
+        shutil.copytree(clone.root, tmp_path / place)
+    shutil.rmtree(clone.root)
+    return [Clone.open(tmp_path / place) for place in ("left", "right")]
+
+
+def test_a_disk_image_that_runs_twice_becomes_two_clones(tmp_path):
+    """They meet nobody but each other, and both have written."""
+
+    async def story():
+        with founder(tmp_path) as alice:
+            bob = admitted(tmp_path, alice, "bob")
+            async with running(alice) as a, running(bob, [at(a)]) as b:
+                await until(lambda: b.peers and b.in_step, b)
+            left, right = image(tmp_path, bob)
+            with left, right:
+                assert left.identity.id == right.identity.id
+                add(left, "a-buffer.md", "- left")
+                add(right, "a-buffer.md", "- right")
+                async with running(left) as x, running(right, [at(x)]) as y:
+                    await until(lambda: texts(left) == {"- left", "- right"} == texts(right), y)
+                    assert left.identity.id != right.identity.id
+                # The third knows neither by its new name: they call, as the one that it knows.
+                async with running(alice) as a, running(left, [at(a)]) as x, running(right, [at(a)]) as y:
+                    await until(lambda: texts(alice) == {"- left", "- right"}, a)
+                    await until(lambda: {left.identity.id, right.identity.id} == set(a.peers) and a.in_step, a)
+                assert alice.digest() == left.digest() == right.digest()
+
+    asyncio.run(story())
+
+
+def test_a_disk_image_that_runs_twice_beside_a_third_clone(tmp_path):
+    """The copies never meet: what the third takes of the one contradicts the other."""
+
+    async def story():
+        with founder(tmp_path) as alice:
+            bob = admitted(tmp_path, alice, "bob")
+            async with running(alice) as a, running(bob, [at(a)]) as b:
+                await until(lambda: b.peers and b.in_step, b)
+            left, right = image(tmp_path, bob)
+            with left, right:
+                add(left, "a-buffer.md", "- left")
+                add(right, "a-buffer.md", "- right", "- right again")
+                async with running(alice) as a:
+                    async with running(left, [at(a)]) as x:
+                        await until(lambda: x.peers and x.in_step, x)
+                    async with running(right, [at(a)]) as y:
+                        await until(lambda: y.peers and y.in_step and texts(right) >= {"- left"}, y)
+                    assert left.identity.id != right.identity.id
+                    add(left, "a-buffer.md", "- left again")
+                    async with running(left, [at(a)]) as x:
+                        await until(lambda: x.peers and x.in_step and "- left again" in texts(alice), x)
+                    async with running(right, [at(a)]) as y:
+                        await until(lambda: y.peers and y.in_step and "- left again" in texts(right), y)
+                expected = {"- left", "- right", "- right again", "- left again"}
+                assert texts(alice) == texts(left) == texts(right) == expected
+                assert alice.digest() == left.digest() == right.digest()
+
+    asyncio.run(story())
+
+
+def test_former_keys_are_kept_as_secret_as_the_key(tmp_path):
+    with founder(tmp_path) as alice:
+        was = alice.identity.id
+        copies.part(alice, lambda _key, name: name.encode())
+        assert [identity.id for identity in copies.identities(alice)] == [alice.identity.id, was]
+        former = alice.root / ".replica" / copies.FORMER
+        assert former.stat().st_mode & 0o077 == 0
+        assert all(file.stat().st_mode & 0o077 == 0 for file in former.iterdir())
