@@ -14,6 +14,7 @@ LINES = {
     "listening": "listening on {host}:{port}",
     "connected": "{clone} is here",
     "disconnected": "{clone} has gone",
+    "ended": "{clone}: {reason}",
     "received": "{changes} from {clone}: {documents}",
     "files": "{summary}",
     "unreachable": "{message}",

@@ -1,18 +1,21 @@
-"""A removal holds wherever it is heard of, whoever hears what first, and what was written before it stays. (FAILURES 15)
+"""A removal holds wherever it is heard of, whoever hears what first; what was written before it stays. (FAILURES 15)
 
 Clones here are objects and meetings are lists, so that every order can be had; a few real nodes at the end.
 """
 
 import asyncio
 import itertools
+import shutil
 import time
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.asyncio.client import connect
 
 from replica import changes, clock, members, status
+from replica.bridge import Bridge
 from replica.changes import Kind, Signed
 from replica.clone import Clone
 from replica.errors import InvalidChange, PairingError, PeerError
@@ -21,8 +24,10 @@ from replica.log import succession
 from tests.helpers import Link, Network, add, forged, history, shared_content, talk
 from tests.test_log import fresh, shuffled
 from tests.test_node import admitted, at, founder, running, until
-from transport import tls
-from transport.session import Ended
+from transport import tls, wire
+from transport.inviting import invite, join
+from transport.node import REFUSED_PAUSE, SUBPROTOCOL, Node
+from transport.session import Ended, Session, State
 
 pytestmark = pytest.mark.usefixtures("on_loopback")
 
@@ -181,7 +186,7 @@ def test_two_that_remove_each_other_are_both_out_whoever_hears_what_first():
 
 def test_of_several_removals_of_one_member_the_earliest_is_shown_everywhere():
     with Network(*NAMES) as network:
-        alice, bob, carol, dave = network.clones.values()
+        alice, bob, carol, _ = network.clones.values()
         carol.remove("dave")
         network.now += 60_000
         alice.remove("dave")
@@ -339,9 +344,7 @@ def test_a_guest_of_one_who_was_removed_at_the_same_time_stays_and_is_named_for_
         for clone in (alice, carol):
             assert active(clone) == {"alice", "carol", "guest"}
             assert members.unseen(clone) == {guest: bob.identity.id}
-            assert status.status(clone, None)["unseen"] == [
-                {"name": "guest", "id": guest.hex(), "admitted_by": "bob"}
-            ]
+            assert status.status(clone, None)["unseen"] == [{"name": "guest", "id": guest.hex(), "admitted_by": "bob"}]
             assert [check.hint for check in status.checks(clone) if check.name == "newcomers"] == [
                 f"if you do not know it: `replica remove {guest.hex()[:12]}`"
             ]
@@ -443,3 +446,122 @@ def successor(reader: Clone, old: Identity, new: Identity, deps: list) -> Signed
     name = f"bob-{chr(new.private[0])}"
     payload = changes.member_payload(new.public, b"", name, old=old.id, proof=proof, why="copy")
     return forged(new, reader, Kind.SUCCEED, None, payload, deps=deps)
+
+
+# --- real nodes
+
+
+async def hang_on(clone: Clone, node: Node):
+    """A member's connection that greets, listens and stays, whatever it is told: its program may be another."""
+    pem, member = clone.root / ".replica" / "identity.pem", node.clone.identity
+    certificate = tls.make_certificate(clone.identity.private)
+    tls.write_pem(pem, clone.identity.private, certificate)
+    trust = tls.Trust(pem, {member.id: tls.make_certificate(member.private)})
+    socket = await connect(
+        f"wss://127.0.0.1:{node.port}/", ssl=trust.client, server_hostname="replica", subprotocols=[SUBPROTOCOL],
+        compression=None, proxy=None,
+    )  # fmt: skip
+    for message in Session(clone, member.id).open():
+        await socket.send(wire.encode(message))
+    return socket
+
+
+def test_a_live_connection_is_cut_within_a_second_even_if_the_other_side_hangs_on(tmp_path):
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            async with running(alice) as a:
+                socket = await hang_on(bob, a)
+                await until(lambda: a.peers and a.peers[bob.identity.id].session.state is State.SYNCING, a)
+                alice.remove("bob")
+                began = time.monotonic()
+                await asyncio.wait_for(socket.wait_closed(), 5)
+                assert time.monotonic() - began < 1.5  # half of a second, and a slow machine
+                await until(lambda: not a.peers, a)
+
+    asyncio.run(story())
+
+
+def test_the_removal_cuts_the_connection_of_another_clone_that_hears_of_it(tmp_path):
+    async def story():
+        with (
+            founder(tmp_path) as alice,
+            admitted(tmp_path, alice, "bob") as bob,
+            admitted(tmp_path, alice, "carol") as carol,
+        ):
+            heard = []
+            async with running(alice) as a, running(bob, [at(a)]) as b:
+                await until(lambda: b.peers and b.in_step, b)
+                trust_in(carol, bob)
+                async with running(carol, [at(b)], heard) as c:
+                    await until(lambda: c.peers and c.in_step, c)
+                    alice.remove("carol")
+                    began = time.monotonic()
+                    await until(lambda: not c.peers and carol.identity.id not in b.peers, b)
+                    assert time.monotonic() - began < 1.5
+                    # Whether it was proven or only told, it says so, and calls again after a long pause.
+                    found = status.status(carol, None)
+                    assert (found["removal"] or found["told"][0])["by"] in ("alice", "bob")
+                    (target,) = c.targets.all()
+                    await until(lambda: target.failures, c)
+                    assert target.due - time.monotonic() > REFUSED_PAUSE / 2
+            assert sum(event["event"] == "connected" for event in heard) == 1
+
+    asyncio.run(story())
+
+
+def trust_in(clone: Clone, other: Clone) -> None:
+    """As if `other` had let it in: whom it believes until it has met somebody."""
+    with clone.transaction():
+        clone.store.set_meta("inviter", tls.make_certificate(other.identity.private))
+
+
+def test_a_clone_removed_while_away_is_told_by_whom_and_when_and_status_keeps_it(tmp_path):
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            async with running(alice) as a:
+                async with running(bob, [at(a)]) as b:
+                    await until(lambda: b.peers and b.in_step, b)
+                alice.remove("bob")
+                alice.edit_text("later.md", new="not for bob")
+                async with running(bob, [at(a)]) as b:
+                    await until(lambda: members.told_removed(bob), b)
+        with Clone.open(tmp_path / "bob") as bob:
+            (told,) = status.status(bob, None)["told"]
+            assert told["by"] == "alice" and told["said"].startswith(
+                "bob was removed from the workspace by alice on 20"
+            )
+            (check,) = [check for check in status.checks(bob) if check.name == "member"]
+            assert check.state == "problem" and "delete .replica" in check.hint
+            assert bob.documents.all() == []
+
+    asyncio.run(story())
+
+
+def test_a_removed_clone_comes_back_as_its_words_say(tmp_path):
+    """Delete .replica, join with a new code: its files are merged, what it wrote in between included."""
+
+    async def story():
+        with founder(tmp_path) as alice:
+            (alice.root / "notes.md").write_text("shared\n")
+            with admitted(tmp_path, alice, "bob") as bob:
+                async with running(alice, files=True) as a, running(bob, [at(a)], files=True) as b:
+                    await until(lambda: b.peers and b.in_step and (bob.root / "notes.md").exists(), b)
+                alice.remove("bob")
+            (tmp_path / "bob" / "notes.md").write_text("shared\nwritten while out\n")
+            shutil.rmtree(tmp_path / "bob" / ".replica")
+            async with running(alice, files=True) as a:
+                invitation = invite(a, 60)
+                code = await anext(invitation)
+                rest = asyncio.ensure_future(anext(invitation))
+                bob = await join(code["code"], tmp_path / "bob", "bob", [("127.0.0.1", code["port"])])
+                assert (await rest)["clone"] == bob.name
+                await invitation.aclose()
+                with bob:
+                    Bridge(bob).run(every=True, wait=True)
+                    async with running(bob, [at(a)]) as b:
+                        await until(lambda: alice.vector() == bob.vector(), b)
+                    assert "written while out" in alice.text("notes.md")
+                    assert not bob.removed and members.told_removed(bob) == []
+            assert [member["removed_by"] is not None for member in alice.members()] == [False, True, False]
+
+    asyncio.run(story())
