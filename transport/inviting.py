@@ -97,6 +97,7 @@ async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
         yield {"event": "joined", "clone": joined[-1]}
     finally:
         serving.cancel()
+        await asyncio.wait({serving})  # taken back means that nobody answers at that port any more
         if discovery is not None:
             await discovery.withdraw_pairing()
 

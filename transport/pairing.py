@@ -42,6 +42,7 @@ VERSION = 1
 SUBPROTOCOL = "replica-pair.1"
 TRIES = 3  # guesses an invitation allows: 3 in 2^24
 RUN_SECONDS = 10.0  # for one run, from the connection to the welcome
+HANDSHAKE_SECONDS = 5.0  # for TLS, which comes before a run
 MAX_MESSAGE = 8 * 1024  # bytes of a message
 MAX_NAME = 100  # characters of the joiner's name
 MAX_CONNECTIONS = 16  # at one time; when there are more, one of the address with the most of them goes
@@ -362,7 +363,7 @@ async def serve_pairing(
         close_timeout=1,
         ping_interval=None,
         server_header=None,
-        ssl_handshake_timeout=5,
+        ssl_handshake_timeout=HANDSHAKE_SECONDS,
         ssl_shutdown_timeout=1,
         logger=_log,
     )
