@@ -98,8 +98,8 @@ class View:
 
 def _line(event: dict) -> str | None:
     template = LINES.get(event["event"])
-    if template is None:
-        return None
+    if template is None or (event["event"] == "ended" and not event["by_peer"]):
+        return None  # what we told others is no news here
     facts = dict(event)
     if event["event"] == "files":
         facts["summary"] = _summary(event)

@@ -263,9 +263,10 @@ class Clone:
         """Let a new clone in; returns the name it got (ours to choose where it is taken). Idempotent.
 
         Raises:
-            PairingError: this key was removed before.
+            PairingError: this key was removed before, or this clone was.
         """
         with self.transaction():
+            self._refuse_if_removed()
             id = clone_id(key)
             known = self.log.author(id)
             if known is not None and known.removed:
@@ -282,12 +283,24 @@ class Clone:
             return unique
 
     def remove(self, name: str) -> dict[str, Any]:
-        """End a member's access, everywhere it is heard of."""
+        """End a member's access, everywhere it is heard of.
+
+        Raises:
+            PairingError: this clone was removed itself.
+        """
         with self.transaction():
+            self._refuse_if_removed()
             member = self.member(name)
             if member["removed_by"] is None:
                 self.append(Kind.REMOVE, None, {"member": member["id"]})
         return member
+
+    def _refuse_if_removed(self) -> None:
+        if self.removed:
+            raise PairingError(
+                "this clone was removed from the workspace: nobody takes its word on who belongs",
+                hint="do it on a clone that belongs: `replica members`",
+            )
 
     # --- configuration
 

@@ -5,15 +5,18 @@ Clones here are objects and meetings are lists, so that every order can be had; 
 
 import asyncio
 import itertools
+import json
 import shutil
 import time
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
+from cli import main as cli_main
 from replica import changes, clock, members, status
 from replica.bridge import Bridge
 from replica.changes import Kind, Signed
@@ -446,6 +449,57 @@ def successor(reader: Clone, old: Identity, new: Identity, deps: list) -> Signed
     name = f"bob-{chr(new.private[0])}"
     payload = changes.member_payload(new.public, b"", name, old=old.id, proof=proof, why="copy")
     return forged(new, reader, Kind.SUCCEED, None, payload, deps=deps)
+
+
+def test_status_members_and_doctor_say_who_removed_this_clone_when_and_the_way_back(capsys):
+    with Network("alice", "bob", "carol") as network:
+        alice, bob, carol = network.clones.values()
+        bob.admit(Identity(b"g" * 32).public, b"", "guest")
+        alice.remove("bob")
+        for reader, writer in ((bob, alice), (carol, alice), (carol, bob)):
+            reader.ingest(history(writer))
+        for clone in (bob, carol):
+            clone.store.execute("INSERT OR REPLACE INTO meta VALUES('place', ?)", (str(clone.root.resolve()),))
+
+        def said(clone: Clone, *command: str) -> str:
+            cli_main.main([*command, "--dir", str(clone.root)])
+            return capsys.readouterr().out
+
+        assert "removed     by alice on 20" in said(bob, "status") and members.COME_BACK in said(bob, "status")
+        assert f"-> {members.COME_BACK}" in said(bob, "doctor")
+        assert "look at     guest: let in by bob, who was removed at the same time" in said(carol, "status")
+        assert "look" in next(line for line in said(carol, "members").splitlines() if line.startswith("guest"))
+        assert f"`replica remove {Identity(b'g' * 32).id.hex()[:12]}`" in said(carol, "doctor")
+        found = json.loads(said(bob, "status", "--json"))
+        assert found["removed"] and found["removal"]["by"] == "alice" and found["removal"]["at"].startswith("20")
+
+
+def test_a_removed_clone_decides_nothing_about_who_belongs():
+    with Network("alice", "bob") as network:
+        alice, bob = network.clones.values()
+        alice.remove("bob")
+        bob.ingest([history(alice)[-1]])
+        before = bob.vector()
+        for decision in (lambda: bob.remove("alice"), lambda: bob.admit(Identity(b"g" * 32).public, b"", "guest")):
+            with pytest.raises(PairingError, match="nobody takes its word"):
+                decision()
+        assert bob.vector() == before
+
+
+def test_who_was_told_of_its_removal_by_a_member_invites_nobody_and_a_removed_ones_word_stops_nobody():
+    async def first_event(clone):
+        return await anext(invite(SimpleNamespace(clone=clone), 5.0))
+
+    with Network("alice", "bob") as network:
+        alice, bob = network.clones.values()
+        for clone, other in ((alice, bob), (bob, alice)):
+            note = f"{clone.name} was removed from the workspace by {other.name} on 2026-03-01 12:00 UTC"
+            clone.store.execute("INSERT INTO peers(id, note) VALUES(?,?)", (other.identity.id, note))
+        with pytest.raises(PairingError, match="alice says so"):
+            asyncio.run(first_event(bob))
+        alice.remove("bob")
+        with pytest.raises(AttributeError):  # it goes on as far as the node, which is not there
+            asyncio.run(first_event(alice))
 
 
 # --- real nodes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgpack
 
-from replica import changes
+from replica import changes, members
 from replica.clone import Clone, clean_name, refuse_if_clone
 from replica.errors import CodeExpired, PairingError, ReplicaError, Unreachable, WrongCode
 from replica.keys import ID_SIZE, Identity, clone_id
@@ -42,9 +42,11 @@ async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
     """
     from transport.pairing import Invitation, serve_pairing
 
-    if node.clone.removed:
+    told = [told for told in members.told_removed(node.clone) if told.hint == members.COME_BACK]
+    if node.clone.removed or told:
+        says = f" ({told[0].by} says so)" if not node.clone.removed else ""
         raise PairingError(
-            "this clone was removed from the workspace, and cannot let others in",
+            f"this clone was removed from the workspace{says}, and cannot let others in",
             hint="invite from a clone that belongs: `replica members`",
         )
     guesses = Guesses(node.clone.store)
