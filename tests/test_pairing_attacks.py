@@ -577,6 +577,9 @@ def test_an_inviter_that_gives_back_what_it_hears_cannot_welcome(tmp_path):
     run(scene())
 
 
+FIRST = joiner().open()  # one for all: the crowd is to cost the listener something, not this test
+
+
 async def silent(port: int, depth: str, source: str, stack: contextlib.AsyncExitStack) -> None:
     """A connection that goes this far and then says nothing more."""
     if depth in ("nothing", "half a handshake"):
@@ -594,7 +597,7 @@ async def silent(port: int, depth: str, source: str, stack: contextlib.AsyncExit
         socket = await connect(f"wss://{HOST}:{port}/", proxy=None, local_addr=(source, 0), **options)
         stack.push_async_callback(socket.close)
         if depth == "after the first message":
-            await socket.send(joiner().open())
+            await socket.send(FIRST)
 
 
 @pytest.mark.parametrize("depth", ["nothing", "half a handshake", "half a request", "no message",
@@ -638,6 +641,25 @@ def test_a_stream_of_joiners_that_keep_the_listener_at_work_does_not_starve_the_
                     task.cancel()
                 await asyncio.gather(*crowd, return_exceptions=True)
             assert spent(listener) == 1 and listener.budget.pause() == 0.0  # the right code alone was judged
+
+    run(scene())
+
+
+def test_a_joiner_from_elsewhere_waits_for_one_turn_of_a_crowd_and_none_of_those_that_have_gone():
+    async def scene():
+        turns, done = pairing._Turns(), []
+
+        def work(who: bytes) -> list[bytes]:
+            done.append(who)
+            return []
+
+        crowd = [asyncio.ensure_future(turns.of("crowd")(work, b"crowd", lambda: False)) for _ in range(20)]
+        left = asyncio.ensure_future(turns.of("crowd")(work, b"gone", lambda: True))
+        await asyncio.sleep(0)
+        await turns.of("elsewhere")(work, b"elsewhere", lambda: False)
+        assert done.count(b"crowd") <= 2 and done[-1] == b"elsewhere"
+        await asyncio.gather(*crowd, left)
+        assert done.count(b"crowd") == 20 and b"gone" not in done
 
     run(scene())
 

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from replica.errors import (
     CodeExpired,
@@ -328,7 +329,7 @@ async def serve_pairing(
     from websockets.asyncio.server import ServerConnection, serve
 
     over: asyncio.Future = asyncio.get_running_loop().create_future()
-    turn = asyncio.Lock()
+    turns = _Turns()
     runs: dict[ServerConnection, str] = {}  # and the address that each comes from; the oldest first
 
     def state() -> str:
@@ -336,12 +337,12 @@ async def serve_pairing(
         return "paused" if how == "open" and guesses.pause() else how
 
     async def run(socket: ServerConnection) -> None:
-        runs[socket] = str(socket.remote_address[0])
+        address = runs[socket] = str(socket.remote_address[0])
         if len(runs) > MAX_CONNECTIONS:
             _drop_one(runs)
         try:
             inviter = Inviter(invitation, certificate, admit, now, guesses)
-            await _invite(socket, inviter, run_seconds, turn)
+            await _invite(socket, inviter, run_seconds, turns.of(address))
             if inviter.error:
                 refused(inviter.error)
             if state() != "open" and not over.done():
@@ -384,7 +385,7 @@ def _drop_one(runs: dict) -> None:
     oldest.transport.abort()
 
 
-async def _invite(socket, inviter: Inviter, seconds: float, turn: asyncio.Lock) -> None:
+async def _invite(socket, inviter: Inviter, seconds: float, turn: "_Turn") -> None:
     from websockets.exceptions import ConnectionClosed
 
     with suppress(ConnectionClosed, TimeoutError):
@@ -392,7 +393,12 @@ async def _invite(socket, inviter: Inviter, seconds: float, turn: asyncio.Lock) 
             try:
                 while inviter.state not in (State.OVER, State.FAILED):
                     data = await socket.recv()
-                    for reply in await _in_turn(turn, lambda data=data: inviter.receive(data)):
+                    costs = inviter.state is State.WAITING
+                    for reply in (
+                        await turn(inviter.receive, data, socket.transport.is_closing)
+                        if costs
+                        else inviter.receive(data)
+                    ):
                         await socket.send(reply)
             except (ConnectionClosed, TimeoutError, asyncio.CancelledError):
                 raise
@@ -403,13 +409,34 @@ async def _invite(socket, inviter: Inviter, seconds: float, turn: asyncio.Lock) 
         _log.info("a pairing was refused: %s", inviter.error)
 
 
-async def _in_turn(turn: asyncio.Lock, work: Callable[[], list[bytes]]) -> list[bytes]:
-    """Do what may cost 25 ms, one at a time, and rest as long: a crowd of joiners leaves the node half of its time."""
-    async with turn:
-        began = time.monotonic()
-        replies = work()
-        await asyncio.sleep(min(MAX_REST, time.monotonic() - began))
-    return replies
+class _Turns:
+    """Key exchanges, each 25 ms of work, one at a time and with as long a rest: a node stays at work beside them.
+
+    The addresses take turns, and the runs of one address: a crowd from one place costs a joiner from another one turn.
+    """
+
+    def __init__(self):
+        self._all = asyncio.Lock()
+        self._of: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, address: str) -> "_Turn":
+        return _Turn(self._of.setdefault(address, asyncio.Lock()), self._all)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    mine: asyncio.Lock  # of one address
+    all: asyncio.Lock
+
+    async def __call__(self, work: Callable, data: bytes, gone: Callable[[], bool]) -> list[bytes]:
+        """What `work(data)` returns, or nothing if who asked for it has `gone` meanwhile."""
+        async with self.mine, self.all:
+            if gone():
+                return []
+            began = time.monotonic()
+            replies = work(data)
+            await asyncio.sleep(min(MAX_REST, time.monotonic() - began))
+        return replies
 
 
 @dataclass(frozen=True, slots=True)
