@@ -394,11 +394,11 @@ async def _invite(socket, inviter: Inviter, seconds: float, turn: "_Turn") -> No
                 while inviter.state not in (State.OVER, State.FAILED):
                     data = await socket.recv()
                     costs = inviter.state is State.WAITING
-                    for reply in (
-                        await turn(inviter.receive, data, socket.transport.is_closing)
-                        if costs
-                        else inviter.receive(data)
-                    ):
+                    if costs:
+                        replies = await turn(inviter.receive, data, socket.transport.is_closing)
+                    else:
+                        replies = inviter.receive(data)
+                    for reply in replies:
                         await socket.send(reply)
             except (ConnectionClosed, TimeoutError, asyncio.CancelledError):
                 raise
