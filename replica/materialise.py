@@ -83,7 +83,7 @@ class Materialiser:
         founded = self.store.value("SELECT 1 FROM authors WHERE id=? AND admitted_by=id", (member,))
         if known.private or founded or self._saw_admission(stored, member):
             return
-        self.store.execute("INSERT INTO admissions VALUES(?,?,?)", (member, stored.author.n, change.seq))
+        self.store.execute("INSERT OR IGNORE INTO admissions VALUES(?,?,?)", (member, stored.author.n, change.seq))
         self.store.execute(
             "UPDATE authors SET name=?, admitted_by=?, admitted_at=? WHERE id=? AND (admitted_at, admitted_by) > (?,?)",
             (change.payload["name"], by, change.time, member, change.time, by),

@@ -422,6 +422,22 @@ def test_who_knew_of_a_member_or_of_the_founder_cannot_rename_it():
         assert people(alice) == before
 
 
+def test_a_store_from_before_knows_who_was_let_in_once_it_is_opened():
+    with Network("alice", "bob", "carol") as network:
+        alice, bob, carol = network.clones.values()
+        before = sorted(alice.store.rows("SELECT * FROM admissions"))
+        alice.store.execute("DROP TABLE admissions")
+        for table, column in (("authors", "floor"), ("authors", "floor_head"), ("removals", "away"), ("adds", "rank")):
+            alice.store.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        alice.store.execute("DROP INDEX documents_changed")
+        alice.store.execute("ALTER TABLE documents DROP COLUMN changed")
+        alice.store.execute("DROP TABLE baselines")
+        alice.store.execute("PRAGMA user_version=1")
+        alice = network.reopen("alice")
+        assert sorted(alice.store.rows("SELECT * FROM admissions")) == before and len(before) == 2
+        assert people(alice) == people(bob) == people(carol)
+
+
 # --- copies of who was removed
 
 
