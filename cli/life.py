@@ -166,6 +166,8 @@ def status(folder: Dir = None, json: Json = False) -> None:
         row["since"] = iso_ms(row["since"])
     for peer in found["peers"]:
         peer["last_seen"] = iso_ms(peer["last_seen"])
+    if found["removal"]:
+        found["removal"]["at"] = iso(found["removal"]["at"])
     emit(found)
 
 
@@ -182,8 +184,13 @@ def _node(root: Path) -> dict | None:
 
 def _tell_status(found: dict[str, Any]) -> None:
     data(f"clone       {found['clone']['name']} of workspace {found['workspace']}")
-    if found["removed"]:
-        data("            this clone was removed from the workspace; its changes reach nobody")
+    if found["removal"]:
+        gone = found["removal"]
+        data(f"removed     by {gone['by']} on {local(gone['at'])}; what is written here since then reaches nobody")
+        data(f"            {gone['hint']}")
+    for told in found["told"] if not found["removal"] else ():
+        data(f"removed     {told['by']} says: {told['said']}")
+        data(f"            {told['hint']}")
     data(f"node        {found['node']}" + ("" if found["node"] == "running" else " (start it: `replica up`)"))
     private = f", {found['private']:,} of them for this clone alone" if found["private"] else ""
     data(f"documents   {found['documents']:,} with {counted(found['entries'], 'entry', 'entries')}{private}")
@@ -200,6 +207,11 @@ def _tell_status(found: dict[str, Any]) -> None:
         data("peers       none yet (`replica invite`)")
     for peer in found["peers"]:
         data(f"peer        {peer['name']}: {_peer_words(peer)}")
+        if peer["note"] and not any(told["said"] == peer["note"] for told in found["told"]):
+            data(f"            note: {peer['note']}")
+    for row in found["unseen"]:
+        data(f"look at     {row['name']}: let in by {row['admitted_by']}, who was removed at the same time")
+        data(f"            if you do not know it: `replica remove {row['id'][:12]}`")
 
 
 def _peer_words(peer: dict[str, Any]) -> str:
@@ -223,8 +235,11 @@ def members(folder: Dir = None, json: Json = False) -> None:
 
     Example: replica members
     """
+    from replica.members import unseen
+
     with opened(folder) as clone:
-        found = [_member(clone, member) for member in clone.members()]
+        to_look_at = unseen(clone)
+        found = [{**_member(clone, member), "unseen": member["id"] in to_look_at} for member in clone.members()]
     if json:
         for member in found:
             emit({**member, "admitted_at": iso(member["admitted_at"]), "removed_at": iso(member["removed_at"])})
@@ -233,6 +248,7 @@ def members(folder: Dir = None, json: Json = False) -> None:
     for m in found:
         state = f"removed by {m['removed_by']} {local(m['removed_at'])}" if m["removed_by"] else ""
         state = state or ("this clone" if m["this"] else "")
+        state = state or ("let in by one who was removed at the same time: look" if m["unseen"] else "")
         rows.append((m["name"], m["id"][:12], local(m["admitted_at"]), m["admitted_by"], state))
     table(rows, ("NAME", "ID", "SINCE", "LET IN BY", ""))
 

@@ -14,6 +14,7 @@ LINES = {
     "listening": "listening on {host}:{port}",
     "connected": "{clone} is here",
     "disconnected": "{clone} has gone",
+    "ended": "{clone}: {reason}",
     "received": "{changes} from {clone}: {documents}",
     "files": "{summary}",
     "unreachable": "{message}",
@@ -97,8 +98,8 @@ class View:
 
 def _line(event: dict) -> str | None:
     template = LINES.get(event["event"])
-    if template is None:
-        return None
+    if template is None or (event["event"] == "ended" and not event["by_peer"]):
+        return None  # what we told others is no news here
     facts = dict(event)
     if event["event"] == "files":
         facts["summary"] = _summary(event)

@@ -45,6 +45,9 @@ def _tell_invitation(event: dict, json: bool) -> None:
         words(f"On the other machine: replica join {event['code']} DIR")
         words(f"If it does not find this one: add --peer HOST:{event['port']}, with an address of this machine.")
         words(f"Good until {event['expires']}, for one clone. Waiting; Ctrl-C takes it back.")
+    elif event["event"] == "wrong_code":
+        left = "that was the last try" if not event["tries"] else f"{counted(event['tries'], 'try', 'tries')} left"
+        words(f"A wrong code was typed, or someone in the network guesses or interferes: {left}.")
     elif event["event"] == "joined":
         words(f"{event['clone']} has joined.")
 

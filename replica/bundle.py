@@ -37,6 +37,7 @@ class Bundle(NamedTuple):
     name: str  # of the workspace
     floor: dict[bytes, tuple[int, bytes]]  # of each chain: its last folded number, and that change's hash
     members: list[tuple]  # see MEMBER
+    admissions: list[tuple[bytes, bytes, int]]  # member, author, number
     removals: list[tuple[bytes, bytes, int, bool]]  # member, author, number, away
     successions: list[tuple[bytes, bytes]]  # old, new
     deps: list[tuple[bytes, bytes, int, int]]  # author, dep, number, number of the dep
@@ -69,6 +70,7 @@ def make(store: Store, log: Log) -> bytes:
     fields = [
         FORMAT, log.workspace, store.meta("workspace_name", ""), floor,
         store.rows(f"SELECT {', '.join(MEMBER)} FROM authors WHERE private=0 ORDER BY n"),
+        [(m, name(a).id, seq) for m, a, seq in store.rows("SELECT * FROM admissions ORDER BY 1, 2, 3")],
         [(m, name(a).id, seq, bool(away)) for m, a, seq, away in store.rows("SELECT * FROM removals ORDER BY 1, 2, 3")],
         store.rows("SELECT old, new FROM successions ORDER BY 1, 2"),
         [(name(author).id, name(dep).id, seq, dep_seq) for author, dep, seq, dep_seq in deps],
@@ -105,7 +107,7 @@ def read(packed: bytes) -> Bundle:
 
 
 def _read(data: bytes) -> Bundle:
-    format, workspace, name, floor, members, removals, successions, deps, kept, documents = msgpack.unpackb(
+    format, workspace, name, floor, members, admissions, removals, successions, deps, kept, documents = msgpack.unpackb(
         data, strict_map_key=True, max_ext_len=0, use_list=False
     )
     _require(format == FORMAT and _is_id(workspace) and type(name) is str)
@@ -118,6 +120,7 @@ def _read(data: bytes) -> Bundle:
         _require(all(value is None or _is_number(value) for value in (at, gone_at)))
     known = {member[0] for member in members}
     _require(len(known) == len(members) and set(floor) <= known)
+    _require(all(m in known and a in known and _is_number(s) for m, a, s in admissions))
     _require(all(m in known and a in known and _is_number(s) and type(away) is bool for m, a, s, away in removals))
     _require(all(old in known and new in known for old, new in successions))
     _require(all(a in known and d in known and _is_number(s) and _is_number(t) for a, d, s, t in deps))
@@ -125,7 +128,8 @@ def _read(data: bytes) -> Bundle:
     for path, policy, time, baseline in documents:
         _require(type(path) is str and 0 < len(path.encode()) <= changes.MAX_PATH and policy in POLICIES)
         _require(_is_number(time) and type(baseline) is bytes)
-    return Bundle(workspace, name, floor, *map(list, (members, removals, successions, deps, kept, documents)))
+    rest = (members, admissions, removals, successions, deps, kept, documents)
+    return Bundle(workspace, name, floor, *map(list, rest))
 
 
 def load(store: Store, log: Log, materialiser: Materialiser, bundle: Bundle) -> None:
@@ -146,6 +150,7 @@ def load(store: Store, log: Log, materialiser: Materialiser, bundle: Bundle) -> 
         store.execute("UPDATE authors SET seq=?, head=?, floor=?, floor_head=? WHERE id=?", (seq, head, seq, head, id))
     log.reload()
     row = log.author
+    store.many("INSERT OR IGNORE INTO admissions VALUES(?,?,?)", [(m, row(a).n, s) for m, a, s in bundle.admissions])
     store.many(
         "INSERT OR IGNORE INTO removals VALUES(?,?,?,?)", [(m, row(a).n, s, away) for m, a, s, away in bundle.removals]
     )

@@ -33,6 +33,16 @@ def to_ms(time: int) -> int:
     return time >> COUNTER_BITS
 
 
+def to_text(time: int) -> str:
+    """For a person on another machine: to the minute, in UTC. A time that no calendar has is said as it is."""
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.fromtimestamp(to_ms(time) / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{to_ms(time)} ms"
+
+
 def from_ms(ms: int, *, last: bool = False) -> int:
     """The first hybrid time of that millisecond, or the last."""
     return (ms << COUNTER_BITS) + ((1 << COUNTER_BITS) - 1 if last else 0)

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 from replica import changes, clock, copies
 from replica.changes import Add, Kind, Remove, Signed
 from replica.documents import Document, Documents, Entry
-from replica.errors import AlreadyAClone, DiskFull, DocumentNotFound, NotAClone, NotFound, StoreError, UsageError
+from replica.errors import (
+    AlreadyAClone,
+    DiskFull,
+    DocumentNotFound,
+    NotAClone,
+    NotFound,
+    PairingError,
+    StoreError,
+    UsageError,
+)
 from replica.keys import Identity, clone_id
 from replica.log import Log, Stored, Vector, changes_start
 from replica.materialise import Materialiser
@@ -180,7 +189,7 @@ class Clone:
     def members(self) -> list[dict[str, Any]]:
         """Everyone who belongs or belonged: id, key, cert, name, admitted_at, admitted_by, removed_at, removed_by."""
         columns = ("id", "key", "cert", "name", "admitted_at", "admitted_by", "removed_at", "removed_by", "successor")
-        rows = self.store.rows(f"SELECT {', '.join(columns)} FROM authors WHERE private=0 ORDER BY n")
+        rows = self.store.rows(f"SELECT {', '.join(columns)} FROM authors WHERE private=0 ORDER BY admitted_at, id")
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def trusted(self) -> dict[bytes, bytes]:
@@ -265,10 +274,20 @@ class Clone:
     # --- members
 
     def admit(self, key: bytes, certificate: bytes, name: str) -> str:
-        """Let a new clone in; returns the name it got (ours to choose where it is taken). Idempotent."""
+        """Let a new clone in; returns the name it got (ours to choose where it is taken). Idempotent.
+
+        Raises:
+            PairingError: this key was removed before, or this clone was.
+        """
         with self.transaction():
+            self._refuse_if_removed()
             id = clone_id(key)
             known = self.log.author(id)
+            if known is not None and known.removed:
+                raise PairingError(
+                    f"{known.name} was removed from the workspace, and its key with it",
+                    hint="delete .replica in its folder, then join with a new code; the files are merged",
+                )
             if known is not None:
                 return known.name
             taken = {m["name"] for m in self.members()}
@@ -278,12 +297,24 @@ class Clone:
             return unique
 
     def remove(self, name: str) -> dict[str, Any]:
-        """End a member's access, everywhere it is heard of."""
+        """End a member's access, everywhere it is heard of.
+
+        Raises:
+            PairingError: this clone was removed itself.
+        """
         with self.transaction():
+            self._refuse_if_removed()
             member = self.member(name)
             if member["removed_by"] is None:
                 self.append(Kind.REMOVE, None, {"member": member["id"]})
         return member
+
+    def _refuse_if_removed(self) -> None:
+        if self.removed:
+            raise PairingError(
+                "this clone was removed from the workspace: nobody takes its word on who belongs",
+                hint="do it on a clone that belongs: `replica members`",
+            )
 
     # --- configuration
 

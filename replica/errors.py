@@ -136,6 +136,10 @@ class CodeExpired(PairingError):
     hint = "ask for a new code: `replica invite` on the other machine"
 
 
+class TooManyGuesses(PairingError):
+    """So many wrong codes were tried at this clone that it takes none for a while."""
+
+
 class Unreachable(ReplicaError):
     """Nobody answers there."""
 

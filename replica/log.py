@@ -238,6 +238,8 @@ class Log:
             raise MissingDependency(f"change {name} came before {author.seq + 1}")
         if change.prev != author.head:
             raise InvalidChange(f"change {name} does not continue its author's chain")
+        if author.removed and self._knew_of_removal(author, change):
+            raise InvalidChange(f"change {name} was written after its author's removal was known there")
         for dep, seq in change.deps:
             held = self._authors.get(dep)
             if held is None or held.private or held.seq < seq:
@@ -271,6 +273,14 @@ class Log:
         seen = dict(first.deps)
         removals = self.store.rows("SELECT author, seq FROM removals WHERE member=? AND away=0", (member,))
         return any(seen.get(self._by_n[author].id, 0) >= seq for author, seq in removals)
+
+    def _knew_of_removal(self, author: Author, change: Change) -> bool:
+        """Whether a member wrote this after it had heard of its own removal. By causality, so all judge alike."""
+        news = dict(change.deps)
+        removals = self.store.rows("SELECT author, seq FROM removals WHERE member=? AND away=0", (author.id,))
+        return any(
+            max(news.get(self._by_n[by].id, 0), self.past(author.n, change.seq, by)) >= seq for by, seq in removals
+        )
 
     def _introduce(self, change: Change) -> Author:
         if clone_id(change.payload["key"]) != change.author:

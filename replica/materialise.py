@@ -60,6 +60,10 @@ class Materialiser:
         )
 
     # --- members
+    #
+    # What holds of a member follows from the changes and what their authors had seen, whichever arrived first here.
+    # Where several say the same unknown to each other (let in, removed), the earliest is shown: by time, then by its
+    # author's id.
 
     def genesis(self, stored: Stored) -> None:
         self.store.set_meta("workspace_name", stored.change.payload["workspace"])
@@ -71,45 +75,78 @@ class Materialiser:
             self.log.add_author(
                 id, payload["key"], payload["cert"], payload["name"], admitted_by=change.author, admitted_at=change.time
             )
+        self._let_in(stored, id, change.author)
+
+    def _let_in(self, stored: Stored, member: bytes, by: bytes) -> None:
+        """Name a member. Its certificate stays the first that came: equal keys make equal certificates."""
+        known, change = self.log.author(member), stored.change
+        founded = self.store.value("SELECT 1 FROM authors WHERE id=? AND admitted_by=id", (member,))
+        if known.private or founded or self._saw_admission(stored, member):
+            return
+        self.store.execute("INSERT OR IGNORE INTO admissions VALUES(?,?,?)", (member, stored.author.n, change.seq))
+        self.store.execute(
+            "UPDATE authors SET name=?, admitted_by=?, admitted_at=? WHERE id=? AND (admitted_at, admitted_by) > (?,?)",
+            (change.payload["name"], by, change.time, member, change.time, by),
+        )
+        self.log.reload()
+
+    def _saw_admission(self, stored: Stored, member: bytes) -> bool:
+        earlier = self.store.rows("SELECT author, seq FROM admissions WHERE member=?", (member,))
+        return any(self.log.past(stored.author.n, stored.change.seq, author) >= seq for author, seq in earlier)
 
     def remove(self, stored: Stored) -> None:
         """End a member's access, and that of whoever goes on for it unknown to the remover."""
-        member, author = stored.change.payload["member"], stored.author
-        away = stored.change.payload.get("away", False)
-        self._end(member, stored, None)
+        member, change = stored.change.payload["member"], stored.change
+        target = self.log.author(member)
+        if target is None or target.private:
+            raise InvalidChange("a removal names somebody who is not a member")
+        away = change.payload.get("away", False)
         self.store.execute(
-            "INSERT OR IGNORE INTO removals VALUES(?,?,?,?)", (member, author.n, stored.change.seq, away)
+            "INSERT OR IGNORE INTO removals VALUES(?,?,?,?)", (member, stored.author.n, change.seq, away)
         )
-        waiting = [] if away else [member]  # who goes on for one that was away has come back
-        while waiting:
-            for (new,) in self.store.rows("SELECT new FROM successions WHERE old=?", (waiting.pop(),)):
-                following = self.log.author(new)
-                if not following.removed and self.log.past(author.n, stored.change.seq, following.n) < 1:
-                    self._end(new, stored, None)
-                    waiting.append(new)
+        if away:  # who goes on for one that was away has come back
+            self._mark_ended(member, change.time, change.author)
+        else:
+            self._end(member, stored.author.n, change.seq)
 
     def succeed(self, stored: Stored) -> None:
         """A copied clone's old identity goes on living in the original; a rolled-back one's ends here.
 
         A removal that the successor had not heard of outranks: it is for the one that goes on as well.
         """
-        payload, new = stored.change.payload, stored.change.author
-        self.store.execute("INSERT OR IGNORE INTO successions VALUES(?,?)", (payload["old"], new))
-        old_was_removed = self.store.value("SELECT 1 FROM removals WHERE member=? AND away=0", (payload["old"],))
+        payload, change = stored.change.payload, stored.change
+        self.store.execute("INSERT OR IGNORE INTO successions VALUES(?,?)", (payload["old"], change.author))
+        self._let_in(stored, change.author, payload["old"])
         if payload["why"] == "fork":
-            self._end(payload["old"], stored, new)
-        if old_was_removed:
-            self._end(new, stored, None)
+            self._mark_ended(payload["old"], change.time, change.author)
+            self.store.execute(
+                "UPDATE authors SET successor=?1 WHERE id=?2 AND (successor IS NULL OR successor > ?1)",
+                (change.author, payload["old"]),
+            )
+        old: bytes | None = payload["old"]
+        while old is not None:
+            for author, seq in self.store.rows("SELECT author, seq FROM removals WHERE member=? AND away=0", (old,)):
+                self._end(old, author, seq)
+            old = self.store.value("SELECT old FROM successions WHERE new=?", (old,))
 
-    def _end(self, member: bytes, stored: Stored, successor: bytes | None) -> None:
-        target = self.log.author(member)
-        if target is None or target.private:
-            raise InvalidChange("a removal names somebody who is not a member")
+    def _end(self, member: bytes, remover: int, seq: int) -> None:
+        """Let a removal (a change of the author in row `remover`) hold for `member` and who goes on for it."""
+        time = self.store.value("SELECT time FROM changes WHERE author=? AND seq=?", (remover, seq))
+        waiting = [member]
+        while waiting:
+            ended = waiting.pop()
+            self._mark_ended(ended, time, self.log.author_n(remover).id)
+            for (new,) in self.store.rows("SELECT new FROM successions WHERE old=?", (ended,)):
+                if self.log.past(remover, seq, self.log.author(new).n) < 1:
+                    waiting.append(new)
+
+    def _mark_ended(self, member: bytes, time: int, by: bytes) -> None:
         self.store.execute(
-            "UPDATE authors SET removed_by=?, removed_at=?, successor=? WHERE id=? AND removed_by IS NULL",
-            (stored.change.author, stored.change.time, successor, member),
+            "UPDATE authors SET removed_by=?1, removed_at=?2"
+            " WHERE id=?3 AND (removed_by IS NULL OR (removed_at, removed_by) > (?2, ?1))",
+            (by, time, member),
         )
-        target.removed = True
+        self.log.author(member).removed = True
 
     # --- entries
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from replica import clock, folder, paths
+from replica import clock, folder, members, paths
 from replica.clone import Clone
 from replica.copies import place_of
 from replica.errors import ConfigError
@@ -26,6 +26,9 @@ def status(clone: Clone, node: dict | None) -> dict[str, Any]:
         "workspace": clone.workspace_name,
         "clone": {"name": clone.name, "id": clone.identity.id.hex()},
         "removed": clone.removed,
+        "removal": _removal(clone),
+        "told": [told._asdict() for told in members.told_removed(clone)],
+        "unseen": unseen(clone),
         "node": "stopped" if node is None else "running",
         "digest": clone.digest().hex(),
         "version": {author.hex(): seq for author, seq in clone.vector().items()},
@@ -38,6 +41,21 @@ def status(clone: Clone, node: dict | None) -> dict[str, Any]:
         "harvest": harvest(clone),
         "peers": peers(clone, node),
     }
+
+
+def _removal(clone: Clone) -> dict[str, Any] | None:
+    """Who removed this clone and when (hybrid time), and what is left to do; None while it belongs."""
+    found = members.removal(clone)
+    if found is None:
+        return None
+    hint = members.START_ANEW if members.nobody_left(clone) else members.COME_BACK
+    return {"by": found.by, "at": found.at, "hint": hint}
+
+
+def unseen(clone: Clone) -> list[dict[str, Any]]:
+    """Members that only somebody let in who was being removed at the same time: they stay until a person has looked."""
+    names = {member["id"]: member["name"] for member in clone.members()}
+    return [{"name": names[id], "id": id.hex(), "admitted_by": names[by]} for id, by in members.unseen(clone).items()]
 
 
 def held(clone: Clone) -> list[dict[str, Any]]:
@@ -63,17 +81,17 @@ def peers(clone: Clone, node: dict | None) -> list[dict[str, Any]]:
 
     ours = clone.vector()
     told = {row.get("id"): row for row in (node or {}).get("peers", [])}
-    met = {id: (seen, vector) for id, seen, vector in clone.store.rows("SELECT id, seen, vector FROM peers")}
+    met = {id: row for id, *row in clone.store.rows("SELECT id, seen, vector, note FROM peers")}
     result = []
     for member in clone.members():
         if member["id"] == clone.identity.id or member["removed_by"] is not None:
             continue
-        seen, packed = met.get(member["id"], (None, None))
+        seen, packed, note = met.get(member["id"], (None, None, None))
         theirs: Vector = msgpack.unpackb(packed, strict_map_key=False) if packed else {}
         result.append({
             "name": member["name"], "id": member["id"].hex(),
             "online": bool(told.get(member["id"].hex(), {}).get("online")), "last_seen": seen,
-            "behind": lacking(theirs, ours), "ahead": lacking(ours, theirs),
+            "behind": lacking(theirs, ours), "ahead": lacking(ours, theirs), "note": note or "",
         })  # fmt: skip
     return result
 
@@ -116,6 +134,7 @@ def checks(clone: Clone, now_ms: int | None = None) -> Iterator[Check]:
     """Everything that can be checked without a network, one after the other."""
     yield _store(clone)
     yield _membership(clone)
+    yield _newcomers(clone)
     yield _keys(clone)
     yield _place(clone)
     yield _config(clone)
@@ -137,10 +156,20 @@ def _store(clone: Clone) -> Check:
 def _membership(clone: Clone) -> Check:
     if clone.log.author(clone.identity.id) is None:
         return Check("member", "problem", "the workspace has not arrived here yet", "meet a member: `replica sync`")
-    if clone.removed:
-        hint = "to come back, delete .replica here, then `replica join` with a new code; the files are merged"
-        return Check("member", "problem", "this clone was removed from the workspace", hint)
+    removal = _removal(clone)
+    if removal is not None:
+        what = f"this clone was removed from the workspace by {removal['by']} on {clock.to_text(removal['at'])}"
+        return Check("member", "problem", what, removal["hint"])
+    for told in members.told_removed(clone):
+        return Check("member", "problem", f"{told.by} says: {told.said}", told.hint)
     return Check("member", "ok", f"{clone.name} of workspace {clone.workspace_name}")
+
+
+def _newcomers(clone: Clone) -> Check:
+    for row in unseen(clone):
+        what = f"{row['name']} was let in by {row['admitted_by']}, who was removed at the same time"
+        return Check("newcomers", "note", what, f"if you do not know it: `replica remove {row['id'][:12]}`")
+    return Check("newcomers", "ok", "every member was let in by one who stayed, or whose guests were known")
 
 
 def _keys(clone: Clone) -> Check:

@@ -26,8 +26,10 @@ CREATE TABLE authors(
     admitted_by BLOB, admitted_at INTEGER, removed_by BLOB, removed_at INTEGER, successor BLOB,
     floor INTEGER NOT NULL DEFAULT 0, floor_head BLOB);
 
--- Who removed whom, and who goes on for whom: as changes, since what they had seen of each other decides.
+-- Who let in whom, who removed whom, who goes on for whom: as changes, since what they had seen of each other decides.
+-- Of several that let one key in, those stand in `admissions` that had seen none of the others.
 -- `away`: not removed for good: too long away to be waited for, and to come back under a successor.
+CREATE TABLE admissions(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
 CREATE TABLE removals(
     member BLOB, author INTEGER, seq INTEGER, away INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
@@ -88,6 +90,10 @@ CREATE INDEX documents_changed ON documents(changed);
 ALTER TABLE adds ADD COLUMN rank BLOB;
 CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);
 ALTER TABLE removals ADD COLUMN away INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE admissions(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
+INSERT INTO admissions SELECT a.id, c.author, c.seq FROM authors a JOIN authors b ON b.id=a.admitted_by
+    JOIN changes c ON c.author=b.n AND c.time=a.admitted_at AND c.kind=1 WHERE a.id<>b.id;
+INSERT OR IGNORE INTO admissions SELECT s.new, a.n, 1 FROM successions s JOIN authors a ON a.id=s.new;
 """,
 }
 

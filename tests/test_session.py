@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replica import log
+from replica import clock, log
 from replica.changes import Kind, Signed, member_payload
 from replica.clone import Clone
 from replica.errors import IncompatiblePeer, InvalidChange, MissingDependency, ProtocolError
 from replica.keys import Identity
 from replica.log import succession
-from tests.helpers import Link, Network, add, assert_same, forged, history, read, save, sync, talk
+from tests.helpers import START, Link, Network, add, assert_same, forged, history, read, save, sync, talk
 from transport import session as protocol
 from transport.session import (
     ACCEPTS,
@@ -269,6 +269,8 @@ def test_a_peer_that_claims_to_hold_what_it_does_not_gets_no_false_step():
 
 # --- membership
 
+REMOVED = f"{{}} was removed from the workspace by alice on {clock.to_text(clock.from_ms(START))}"
+
 
 def test_a_removed_member_is_told_and_gets_nothing_more():
     """FAILURES 15, 29: asked for every message, not once a connection."""
@@ -282,19 +284,19 @@ def test_a_removed_member_is_told_and_gets_nothing_more():
             link.deliver(link.busy[0])
         assert carol.removed and "removed" in reasons(link.events[1])[0]
         add(alice, "a-buffer.md", "- after")
-        assert "carol was removed from the workspace by alice" in reasons(talk(alice, carol))
+        assert REMOVED.format("carol") in reasons(talk(alice, carol))
         assert carol.documents.all() == []
         # Who has not heard of it yet hears of it from the others, and then closes too.
         network.sync("alice", "bob")
         add(carol, "a-buffer.md", "- from carol")
-        assert "carol was removed from the workspace by alice" in reasons(talk(bob, carol))
+        assert REMOVED.format("carol") in reasons(talk(bob, carol))
         assert bob.text("a-buffer.md") == "- after\n"
 
 
 def test_a_clone_that_was_removed_while_it_was_away_is_told_by_the_first_it_meets():
     with Network("alice", "bob") as network:
         network["alice"].remove("bob")
-        assert reasons(talk(network["bob"], network["alice"])) == ["bob was removed from the workspace by alice"] * 2
+        assert reasons(talk(network["bob"], network["alice"])) == [REMOVED.format("bob")] * 2
         assert not network["bob"].removed  # told, not proven: it has seen no change that says so
 
 
@@ -319,7 +321,7 @@ def test_a_removed_member_comes_back_through_nobody():
         for clone in (alice, bob):
             assert carol.identity.id not in clone.trusted()
             assert "- written before carol knew" in clone.text("a-buffer.md")
-            assert "carol was removed from the workspace by alice" in reasons(talk(clone, carol))
+            assert REMOVED.format("carol") in reasons(talk(clone, carol))
 
 
 def test_a_newcomer_gets_everything_from_any_member():

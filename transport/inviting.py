@@ -9,38 +9,52 @@ from pathlib import Path
 
 import msgpack
 
-from replica import changes
+from replica import changes, members
 from replica.clone import Clone, clean_name, refuse_if_clone
-from replica.errors import CodeExpired, PairingError, ReplicaError, Unreachable
+from replica.errors import CodeExpired, PairingError, ReplicaError, Unreachable, WrongCode
 from replica.keys import ID_SIZE, Identity, clone_id
 from replica.places import FOLDER
 from transport import addresses, codes, tls
+from transport.guesses import Guesses, elapsing
 from transport.node import Node, Options
 from transport.targets import Address
 
 FIND_TIMEOUT = 8.0  # seconds to wait for the inviter's announcement
 SAME_NUMBER = 0.5  # seconds to look for another inviter of that number after one has refused
 MOST_INVITERS = 3
+
+OVER = {
+    "expired": "the time of the invitation is over",
+    "exhausted": "too many wrong codes were tried, or someone interfered; that code is over",
+}
 FIRST_SYNC = 120.0  # seconds for everything to arrive
 
 
 async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
-    """Let one clone in: yields `code`, then `joined` when somebody came.
+    """Let one clone in: yields `code`, `wrong_code` for each that was tried, then `joined` when somebody came.
+
+    The code lives as long as this iteration: another invitation has another code, and this one is dead then.
 
     Raises:
         CodeExpired: nobody came in time, or too many wrong codes.
+        TooManyGuesses: wrong codes enough for an hour were tried, here or at earlier invitations of this clone.
         PairingError: this clone was removed, so nobody would take its word.
     """
     from transport.pairing import Invitation, serve_pairing
 
-    if node.clone.removed:
+    told = [told for told in members.told_removed(node.clone) if told.hint == members.COME_BACK]
+    if node.clone.removed or told:
+        says = f" ({told[0].by} says so)" if not node.clone.removed else ""
         raise PairingError(
-            "this clone was removed from the workspace, and cannot let others in",
+            f"this clone was removed from the workspace{says}, and cannot let others in",
             hint="invite from a clone that belongs: `replica members`",
         )
+    guesses = Guesses(node.clone.store)
+    guesses.check()
     code = codes.new_code(secrets.randbelow)
     nameplate, _ = codes.parse(code)
-    invitation = Invitation(code, time.time() + expires)
+    clock = elapsing()
+    invitation = Invitation(code, clock() + expires)
     pem = node.clone.root / FOLDER / "identity.pem"
     certificate = tls.make_certificate(node.clone.identity.private)
     joined: list[str] = []
@@ -51,11 +65,18 @@ async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
         joined.append(given)
         return _welcome(node, given)
 
+    news: asyncio.Queue[dict] = asyncio.Queue()
+
+    def refused(error: ReplicaError) -> None:
+        if isinstance(error, WrongCode):
+            news.put_nowait({"event": "wrong_code", "tries": invitation.tries})
+
     listening = asyncio.get_running_loop().create_future()
     serving = asyncio.ensure_future(
         serve_pairing(
             invitation, pem, certificate, admit, host=addresses.interfaces(), port=addresses.free_port(
-                addresses.interfaces()[0]), listening=listening.set_result,
+                addresses.interfaces()[0]), listening=listening.set_result, guesses=guesses, now=clock,
+            refused=refused,
         )
     )  # fmt: skip
     discovery = node.discovery
@@ -68,12 +89,17 @@ async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
             await discovery.announce_pairing(nameplate, port)
         until = datetime.datetime.fromtimestamp(time.time() + expires, datetime.UTC)
         yield {"event": "code", "code": code, "expires": until.isoformat(timespec="seconds"), "port": port}
+        serving.add_done_callback(lambda _: news.put_nowait({}))
+        while event := await news.get():
+            yield event
         how = await serving
         if not joined:
-            raise CodeExpired(f"nobody joined: the invitation is {how}", hint="make a new one with `replica invite`")
+            guesses.check()
+            raise CodeExpired(f"nobody joined: {OVER.get(how, how)}", hint="make a new one with `replica invite`")
         yield {"event": "joined", "clone": joined[-1]}
     finally:
         serving.cancel()
+        await asyncio.wait({serving})  # taken back means that nobody answers at that port any more
         if discovery is not None:
             await discovery.withdraw_pairing()
 

@@ -447,11 +447,14 @@ class Node:
             case InStep(digest):
                 self.tell("in_step", clone=name, id=peer.id.hex(), digest=digest.hex())
                 self._note_peer(peer.id, peer.session.peer_vector)
+                self._forget_note(peer.id)
             case Diverged(paths, healed):
                 self._note(peer.id, "" if healed else "different content in " + ", ".join(paths[:5]))
                 self.tell("healed" if healed else "diverged", clone=name, documents=list(paths))
             case Ended(reason, by_peer):
                 self._refused[peer.id] = reason
+                if by_peer and reason:
+                    self._note(peer.id, reason)  # for `status`, also after this node has ended
                 self.tell("ended", clone=name, reason=reason, by_peer=by_peer)
 
     def _after_intake(self, changes) -> None:
@@ -614,6 +617,10 @@ class Node:
             self.clone.store.execute(
                 "INSERT INTO peers(id, note) VALUES(?,?) ON CONFLICT(id) DO UPDATE SET note=excluded.note", (id, note)
             )
+
+    def _forget_note(self, id: bytes) -> None:
+        if self.clone.store.value("SELECT note FROM peers WHERE id=?", (id,)):
+            self._note(id, "")
 
     def _note_peers(self) -> None:
         for id, peer in self.peers.items():

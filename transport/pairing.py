@@ -3,7 +3,7 @@
     joiner                                inviter
     hi(version, certificate, name, X) →
                                         ← answer(Y)
-    confirm(tag) →                        one of three tries is spent, then the tag is verified
+    confirm(tag) →                        one try is spent and kept, then the tag is verified
                                         ← welcome(payload, tag)
 
 X and Y are SPAKE2 over the words of the code, bound to both certificates: the joiner's own, and the inviter's as the
@@ -17,25 +17,37 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
+from weakref import WeakValueDictionary
 
-from replica.errors import CodeExpired, PairingError, ProtocolError, ReplicaError, Unreachable, WrongCode
+from replica.errors import (
+    CodeExpired,
+    PairingError,
+    ProtocolError,
+    ReplicaError,
+    TooManyGuesses,
+    Unreachable,
+    WrongCode,
+)
 from transport.codes import parse
 from transport.frames import Limits, check, decode, encode, sized
+from transport.guesses import Guesses
 from transport.tls import MAX_CERTIFICATE, check_certificate, explain, pairing_client_context, pairing_server_context
 
 VERSION = 1
 SUBPROTOCOL = "replica-pair.1"
 TRIES = 3  # guesses an invitation allows: 3 in 2^24
-LIFETIME = 300.0  # seconds an invitation is usually given
 RUN_SECONDS = 10.0  # for one run, from the connection to the welcome
+HANDSHAKE_SECONDS = 5.0  # for TLS, which comes before a run
 MAX_MESSAGE = 8 * 1024  # bytes of a message
 MAX_NAME = 100  # characters of the joiner's name
-MAX_CONNECTIONS = 16  # at one time; tries are limited by the invitation, not by this
+MAX_CONNECTIONS = 16  # at one time; when there are more, one of the address with the most of them goes
+MAX_REST = 0.1  # seconds between two steps of the key exchange
 MAX_INVITERS = 3  # different certificates that one `join` lets guess at its code
 LOOK_SECONDS = 5.0  # between looks at the clock: a laptop that slept must not keep an old invitation open
 
@@ -66,7 +78,7 @@ _log.addHandler(logging.NullHandler())  # else a stranger's failed handshake is 
 
 @dataclass
 class Invitation:
-    """A code and what is left of it. The caller keeps `to_dict()` where only the owner reads, as the code is in it."""
+    """A code and what is left of it. It lives in memory only: with the process the code dies, for good."""
 
     code: str
     expires_at: float  # seconds, on the caller's clock
@@ -87,17 +99,6 @@ class Invitation:
         if state != "open":
             raise CodeExpired(f"the invitation is {state}")
         self.tries -= 1
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, kept: Mapping) -> "Invitation":
-        """Raises PairingError: it is not what `to_dict` made."""
-        shapes = {"code": (str,), "expires_at": (int, float), "tries": (int,), "used": (bool,)}
-        if set(kept) != set(shapes) or any(type(kept[name]) not in kinds for name, kinds in shapes.items()):
-            raise PairingError("the stored invitation is damaged", hint="make a new one with `replica invite`")
-        return cls(**kept)
 
 
 # --- the machines
@@ -121,7 +122,7 @@ class Inviter:
     """One run at the inviter. Send what `receive` returns; hang up when `state` is OVER or FAILED.
 
     `admit(certificate, name)` is called once the joiner has proved the code, and returns the payload of the welcome.
-    `save(invitation.to_dict())` is called before anything that must not be forgotten takes effect.
+    `guesses` counts a guess durably before it is judged, over all invitations of the clone.
     """
 
     def __init__(
@@ -130,17 +131,17 @@ class Inviter:
         certificate: bytes,
         admit: Callable[[bytes, str], bytes],
         now: Callable[[], float],
-        save: Callable[[dict], None] = lambda kept: None,
+        guesses: Guesses,
     ):
         self.state = State.WAITING
         self.error: ReplicaError | None = None  # why it FAILED
         self._invitation, self._certificate, self._admit = invitation, certificate, admit
-        self._now, self._save = now, save
+        self._now, self._guesses = now, guesses
 
     def receive(self, data: bytes) -> list[bytes]:
         """Take one message; return our replies.
 
-        What the other side does wrong ends the run and is told in `error`. Errors of `admit` and `save` are raised.
+        What the other side does wrong ends the run and is told in `error`. Errors of `admit` and the store are raised.
         """
         was, self.state = self.state, State.FAILED  # until this message is found good
         try:
@@ -156,7 +157,7 @@ class Inviter:
     def _hi(self, data: bytes, version: int, certificate: bytes, name: str, theirs: bytes) -> list[bytes]:
         if version != VERSION:
             raise _Refused("version")
-        if self._invitation.state(self._now()) != "open":
+        if self._invitation.state(self._now()) != "open" or self._guesses.pause():
             raise _Refused("gone")
         check_certificate(certificate)
         self._joiner = (certificate, name)
@@ -169,13 +170,13 @@ class Inviter:
     def _confirm(self, tag: bytes) -> list[bytes]:
         try:
             self._invitation.spend(self._now())
-        except CodeExpired:
+            self._guesses.spend()  # before it is looked at: a crash is no free guess
+        except (CodeExpired, TooManyGuesses):
             raise _Refused("gone") from None
-        self._save(self._invitation.to_dict())  # counted before it is looked at: a crash is no free guess
         if not hmac.compare_digest(tag, self._keys.joiner_tag()):
             raise _Refused("code")
         self._invitation.used = True
-        self._save(self._invitation.to_dict())
+        self._guesses.give_back()
         payload = self._admit(*self._joiner)
         welcome = encode("welcome", payload, self._keys.inviter_tag(payload))
         if len(welcome) > MAX_MESSAGE:
@@ -309,39 +310,48 @@ async def serve_pairing(
     *,
     host: str | list[str],
     port: int = 0,
-    now: Callable[[], float] = time.time,
-    save: Callable[[dict], None] = lambda kept: None,
+    guesses: Guesses,
+    now: Callable[[], float],
     listening: Callable[[int], None] = lambda port: None,
+    refused: Callable[[ReplicaError], None] = lambda error: None,
     run_seconds: float = RUN_SECONDS,
 ) -> str:
-    """Listen until the invitation is over, and return how: `used`, `exhausted` or `expired`.
+    """Listen until the invitation is over, and return how: `used`, `exhausted`, `expired`, or `paused` (see `guesses`).
 
-    `listening(port)` is called once joiners can come. With several hosts give a port: 0 would be another one on each.
-     Several runs may be under way, so that a silent one holds up
-    nobody; the number of guesses is the invitation's matter. Cancel it to stop listening.
+    `listening(port)` is called once joiners can come, `refused(error)` after each run that failed. With several hosts
+    give a port: 0 would be another one on each. Several runs may be under way, so that a silent one holds up nobody;
+    the number of guesses is limited by the invitation and by `guesses`. Cancel it to stop listening.
 
     Raises:
         OSError: the port cannot be had.
-        Whatever `admit` or `save` raised; the joiner was told that it failed.
+        Whatever `admit` or `guesses` raised; the joiner was told that it failed.
     """
-    from websockets.asyncio.server import serve
+    from websockets.asyncio.server import ServerConnection, serve
 
     over: asyncio.Future = asyncio.get_running_loop().create_future()
-    runs = 0
+    turns = _Turns()
+    runs: dict[ServerConnection, str] = {}  # and the address that each comes from; the oldest first
 
-    async def run(socket) -> None:
-        nonlocal runs
-        runs += 1
+    def state() -> str:
+        how = invitation.state(now())
+        return "paused" if how == "open" and guesses.pause() else how
+
+    async def run(socket: ServerConnection) -> None:
+        address = runs[socket] = str(socket.remote_address[0])
+        if len(runs) > MAX_CONNECTIONS:
+            _drop_one(runs)
         try:
-            if runs <= MAX_CONNECTIONS:
-                await _invite(socket, Inviter(invitation, certificate, admit, now, save), run_seconds)
-        except Exception as error:  # of admit or save: the caller's own, who is waiting in serve_pairing
+            inviter = Inviter(invitation, certificate, admit, now, guesses)
+            await _invite(socket, inviter, run_seconds, turns.of(address))
+            if inviter.error:
+                refused(inviter.error)
+            if state() != "open" and not over.done():
+                over.set_result(None)
+        except Exception as error:  # of admit or the store: the caller's own, who is waiting in serve_pairing
             if not over.done():
                 over.set_exception(error)
         finally:
-            runs -= 1
-        if invitation.state(now()) != "open" and not over.done():
-            over.set_result(None)
+            runs.pop(socket, None)
 
     options = dict(
         ssl=pairing_server_context(pem),
@@ -354,25 +364,41 @@ async def serve_pairing(
         close_timeout=1,
         ping_interval=None,
         server_header=None,
+        ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        ssl_shutdown_timeout=1,
         logger=_log,
     )
     async with serve(run, host, port, **options) as server:
         listening(server.sockets[0].getsockname()[1])
-        while not over.done() and (left := invitation.expires_at - now()) > 0 and invitation.state(now()) == "open":
+        while not over.done() and (left := invitation.expires_at - now()) > 0 and state() == "open":
             await asyncio.wait([over], timeout=min(left, LOOK_SECONDS))
     if over.done():
         over.result()
-    return invitation.state(now())
+    return state()
 
 
-async def _invite(socket, inviter: Inviter, seconds: float) -> None:
+def _drop_one(runs: dict) -> None:
+    """Hang up on the oldest run of the address that has the most: a crowd from one place holds up nobody else's."""
+    crowded, _ = Counter(runs.values()).most_common(1)[0]
+    oldest = next(socket for socket, address in runs.items() if address == crowded)
+    del runs[oldest]
+    oldest.transport.abort()
+
+
+async def _invite(socket, inviter: Inviter, seconds: float, turn: "_Turn") -> None:
     from websockets.exceptions import ConnectionClosed
 
     with suppress(ConnectionClosed, TimeoutError):
         async with asyncio.timeout(seconds):
             try:
                 while inviter.state not in (State.OVER, State.FAILED):
-                    for reply in inviter.receive(await socket.recv()):
+                    data = await socket.recv()
+                    costs = inviter.state is State.WAITING
+                    if costs:
+                        replies = await turn(inviter.receive, data, socket.transport.is_closing)
+                    else:
+                        replies = inviter.receive(data)
+                    for reply in replies:
                         await socket.send(reply)
             except (ConnectionClosed, TimeoutError, asyncio.CancelledError):
                 raise
@@ -381,6 +407,36 @@ async def _invite(socket, inviter: Inviter, seconds: float) -> None:
                 raise
     if inviter.error:
         _log.info("a pairing was refused: %s", inviter.error)
+
+
+class _Turns:
+    """Key exchanges, each 25 ms of work, one at a time and with as long a rest: a node stays at work beside them.
+
+    The addresses take turns, and the runs of one address: a crowd from one place costs a joiner from another one turn.
+    """
+
+    def __init__(self):
+        self._all = asyncio.Lock()
+        self._of: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, address: str) -> "_Turn":
+        return _Turn(self._of.setdefault(address, asyncio.Lock()), self._all)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    mine: asyncio.Lock  # of one address
+    all: asyncio.Lock
+
+    async def __call__(self, work: Callable, data: bytes, gone: Callable[[], bool]) -> list[bytes]:
+        """What `work(data)` returns, or nothing if who asked for it has `gone` meanwhile."""
+        async with self.mine, self.all:
+            if gone():
+                return []
+            began = time.monotonic()
+            replies = work(data)
+            await asyncio.sleep(min(MAX_REST, time.monotonic() - began))
+        return replies
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from replica.clone import Clone
 from replica.errors import DiskFull, PeerError, ProtocolError, StoreError
 from transport import wire
-from transport.session import Event, Message, Session, State
+from transport.session import Bye, Event, Message, Session, State
 
 # Frames waiting to be sent. A peer that reads nothing while it makes us answer is cut off at this.
 MAX_WAITING = 2_000
 # How long nothing must have moved before the digests are compared, in seconds.
 SETTLE_AFTER = 0.03
+# How long a peer may take to say why it ends as well, once we have ended the session, in seconds.
+LAST_WORDS = 0.5
 
 
 class Peer:
@@ -27,6 +29,7 @@ class Peer:
         self.session = Session(clone, id, lambda event: tell(self, event))
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_WAITING)
         self._settling: asyncio.TimerHandle | None = None
+        self._hanging_up: asyncio.TimerHandle | None = None
         self.bytes_sent = self.bytes_received = 0
         self.error: Exception | None = None
 
@@ -41,8 +44,12 @@ class Peer:
                 if isinstance(frame, str):
                     raise ProtocolError("a text frame")
                 self.bytes_received += len(frame)
-                self.send(self.session.receive(wire.decode(frame)))
-                if self.session.state is State.CLOSED:
+                message = wire.decode(frame)
+                ended = self.session.state is State.CLOSED
+                if ended and not isinstance(message, Bye):
+                    continue  # on its way before our last words were read
+                self.send(self.session.receive(message))
+                if isinstance(message, Bye) or (self.session.state is State.CLOSED and not ended):
                     break
         except PeerError as error:
             self.error = error
@@ -53,8 +60,9 @@ class Peer:
         except ConnectionClosed:
             pass
         finally:
-            if self._settling is not None:
-                self._settling.cancel()
+            for timer in (self._settling, self._hanging_up):
+                if timer is not None:
+                    timer.cancel()
             await self._finish(writer)
 
     def send(self, messages: list[Message]) -> None:
@@ -65,6 +73,9 @@ class Peer:
         except asyncio.QueueFull:
             self.close("does not read what it is sent")
             return
+        if self.session.state is State.CLOSED and self._hanging_up is None:
+            # Ours was the last word, perhaps with no message of the peer's at hand: it does not depend on the peer.
+            self._hanging_up = asyncio.get_running_loop().call_later(LAST_WORDS, self.close)
         self._settle_soon()
 
     def changed(self) -> None:

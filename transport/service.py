@@ -32,7 +32,9 @@ class _Service:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             asked = await self._read(reader)
-            if asked is not None:
+            if asked is not None and asked.get("request") in _WHILE_ASKED:
+                await self._while_asked(asked, reader, writer)
+            elif asked is not None:
                 await self._reply(asked, writer)
         except ConnectionError:
             pass  # whoever asked has gone
@@ -49,6 +51,18 @@ class _Service:
         if not isinstance(asked, dict) or not secrets.compare_digest(str(asked.pop("token", "")), self._token):
             return None
         return asked
+
+    async def _while_asked(self, asked: dict, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Reply for as long as whoever asked is there: a Ctrl-C over there takes the request back."""
+        replying, gone = asyncio.ensure_future(self._reply(asked, writer)), asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({replying, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not replying.done():
+                replying.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await replying
 
     async def _reply(self, asked: dict, writer: asyncio.StreamWriter) -> None:
         try:
@@ -103,4 +117,6 @@ async def _invite(node: Node, expires: float = 600.0) -> AsyncIterator[dict]:
         yield event
 
 
+# What ends when the process that asked for it does.
+_WHILE_ASKED = frozenset({"invite"})
 _REQUESTS = {"poke": _poke, "status": _status, "down": _down, "sync": _sync, "invite": _invite}

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from replica import bundle, rejoin
+from replica import bundle, changes, clock, rejoin
 from replica.bundle import MAX_PACKED
 from replica.changes import Signed
 from replica.clone import Clone
 from replica.errors import Fork, IncompatiblePeer, InvalidChange, MissingDependency, PeerError, ProtocolError
 from replica.log import Stored, Vector, covers, lacking
+from replica.members import REMOVED
 
 PROTOCOL = 1
 # Batches on their way that the peer has not acknowledged: enough to hide a round trip, bounded memory.
@@ -199,8 +200,6 @@ class Session:
         if type(message) not in ACCEPTS[self.state]:
             raise ProtocolError(f"{type(message).__name__} is not allowed while {self.state.name.lower()}")
         if isinstance(message, Bye):
-            if self.state is State.CLOSED:
-                return []
             self.state = State.CLOSED
             self._tell(Ended(message.reason, by_peer=True))
             return []
@@ -214,9 +213,8 @@ class Session:
         if self.state is not State.SYNCING:
             return []
         self._clone.log.refresh()
-        messages = self._send_missing()
         refusal = self._refusal()
-        return messages + self._end(refusal) if refusal else messages
+        return self._proof() + self._end(refusal) if refusal else self._send_missing()
 
     def settle(self) -> list[Message]:
         """Nothing has moved for a moment: if both hold the same, say the digest, once for each vector."""
@@ -446,6 +444,19 @@ class Session:
                 return batch
             self._cursor = reached
 
+    def _proof(self) -> list[Message]:
+        """The removal itself, for who was removed and lacks nothing else of it. Nothing beside it goes there."""
+        clone = self._clone
+        for body, signature in clone.store.rows(
+            "SELECT body, signature FROM removals r JOIN changes c ON c.author=r.author AND c.seq=r.seq"
+            " WHERE member=? AND signature IS NOT NULL ORDER BY c.n", (self._peer,),
+        ):  # fmt: skip
+            change = changes.decode(body)
+            before = {**dict(change.deps), change.author: change.seq - 1}
+            if covers(self._sent, before):
+                return [Changes((Signed(body, signature),))]
+        return []
+
     # --- who may listen: asked for every message, not once a connection
 
     def _allowed(self) -> bool:
@@ -456,17 +467,17 @@ class Session:
         log = self._clone.log
         peer = log.author(self._peer)
         if self._clone.removed:
-            return f"this clone was removed from the workspace by {self._remover(self._clone.identity.id)}"
+            return f"{self._clone.name} {REMOVED} {self._removal(self._clone.identity.id)}"
         if peer is not None and peer.removed and not log.is_away(peer.id):
-            return f"{peer.name} was removed from the workspace by {self._remover(peer.id)}"
+            return f"{peer.name} {REMOVED} {self._removal(peer.id)}"
         # Until our own admission has come, who let us in may not have come either: the channel answers for it.
         if peer is None and log.author(self._clone.identity.id) is not None:
             return "not a member of the workspace"
         return None
 
-    def _remover(self, member: bytes) -> str:
-        by = self._clone.store.value("SELECT removed_by FROM authors WHERE id=?", (member,))
-        return self._clone.author_name(by)
+    def _removal(self, member: bytes) -> str:
+        by, at = self._clone.store.row("SELECT removed_by, removed_at FROM authors WHERE id=?", (member,))
+        return f"by {self._clone.author_name(by)} on {clock.to_text(at)}"
 
     def _end(self, reason: str) -> list[Message]:
         self.state = State.CLOSED
