@@ -39,7 +39,7 @@ class Bundle(NamedTuple):
     members: list[tuple]  # see MEMBER
     admissions: list[tuple[bytes, bytes, int]]  # member, author, number
     removals: list[tuple[bytes, bytes, int, bool]]  # member, author, number, away
-    successions: list[tuple[bytes, bytes]]  # old, new
+    successions: list[tuple[bytes, bytes, str]]  # old, new, why
     deps: list[tuple[bytes, bytes, int, int]]  # author, dep, number, number of the dep
     kept: list[bytes]  # bodies of changes below the floor that were not folded, in their order
     documents: list[tuple[str, str, int, bytes]]  # path, policy, time, baseline
@@ -66,13 +66,13 @@ def make(store: Store, log: Log) -> bytes:
         f" AND author IN {shared} AND dep IN {shared} ORDER BY author, dep, deps.seq"
     )
     if not floor:
-        return zlib.compress(msgpack.packb([FORMAT, log.workspace, "", {}, [], [], [], [], [], []]), 1)
+        return zlib.compress(msgpack.packb([FORMAT, log.workspace, "", {}, *([] for _ in range(7))]), 1)
     fields = [
         FORMAT, log.workspace, store.meta("workspace_name", ""), floor,
         store.rows(f"SELECT {', '.join(MEMBER)} FROM authors WHERE private=0 ORDER BY n"),
         [(m, name(a).id, seq) for m, a, seq in store.rows("SELECT * FROM admissions ORDER BY 1, 2, 3")],
         [(m, name(a).id, seq, bool(away)) for m, a, seq, away in store.rows("SELECT * FROM removals ORDER BY 1, 2, 3")],
-        store.rows("SELECT old, new FROM successions ORDER BY 1, 2"),
+        store.rows("SELECT old, new, why FROM successions ORDER BY 1, 2"),
         [(name(author).id, name(dep).id, seq, dep_seq) for author, dep, seq, dep_seq in deps],
         [body for (body,) in store.rows(
             "SELECT body FROM changes c JOIN authors a ON a.n=c.author WHERE c.seq<=a.floor AND private=0 ORDER BY c.n"
@@ -122,7 +122,7 @@ def _read(data: bytes) -> Bundle:
     _require(len(known) == len(members) and set(floor) <= known)
     _require(all(m in known and a in known and _is_number(s) for m, a, s in admissions))
     _require(all(m in known and a in known and _is_number(s) and type(away) is bool for m, a, s, away in removals))
-    _require(all(old in known and new in known for old, new in successions))
+    _require(all(old in known and new in known and type(why) is str for old, new, why in successions))
     _require(all(a in known and d in known and _is_number(s) and _is_number(t) for a, d, s, t in deps))
     _require(all(type(body) is bytes for body in kept))
     for path, policy, time, baseline in documents:
@@ -154,7 +154,7 @@ def load(store: Store, log: Log, materialiser: Materialiser, bundle: Bundle) -> 
     store.many(
         "INSERT OR IGNORE INTO removals VALUES(?,?,?,?)", [(m, row(a).n, s, away) for m, a, s, away in bundle.removals]
     )
-    store.many("INSERT OR IGNORE INTO successions VALUES(?,?)", bundle.successions)
+    store.many("INSERT OR IGNORE INTO successions VALUES(?,?,?)", bundle.successions)
     store.many("INSERT OR IGNORE INTO deps VALUES(?,?,?,?)", [(row(a).n, row(d).n, s, t) for a, d, s, t in bundle.deps])
     row_before = log.last_row()
     for (path, policy, time, packed), content in zip(bundle.documents, contents, strict=True):

@@ -200,7 +200,7 @@ class Clone:
     def removed(self) -> bool:
         """Whether others have ended its membership; one that was only away too long comes back by itself."""
         author = self.log.author(self.identity.id)
-        return author is not None and author.removed and not self.log.is_away(author.id)
+        return author is not None and author.removed and not self.log.may_return(author.id)
 
     def member(self, name: str) -> dict[str, Any]:
         """The member of that name, or whose id begins so. Raises NotFound."""

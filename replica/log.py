@@ -120,16 +120,17 @@ class Log:
         """Whether a member has gone on as somebody new since its chain had split, and said so."""
         return bool(self.store.value("SELECT 1 FROM authors WHERE id=? AND successor IS NOT NULL", (id,)))
 
-    def is_away(self, id: bytes) -> bool:
-        """Whether a member was removed for nothing but its silence: it may come back, as somebody new."""
+    def may_return(self, id: bytes) -> bool:
+        """Whether a member has ended for nothing but its silence or a split of its chain: it may come back as new."""
         author = self._authors.get(id)
-        if author is None or not author.removed:
-            return False
-        return bool(
-            self.store.value(
-                "SELECT 1 FROM authors WHERE id=? AND successor IS NULL"
-                " AND NOT EXISTS(SELECT 1 FROM removals WHERE member=? AND away=0)", (id, id),
-            )
+        return author is not None and author.removed and not self._removals(id)
+
+    def _removals(self, id: bytes) -> list[tuple[int, int]]:
+        """The changes (author's row, number) that removed a member, or one that it has become by coming back."""
+        return self.store.rows(
+            "WITH RECURSIVE line(id) AS (VALUES(?)"
+            " UNION SELECT new FROM successions JOIN line ON old=line.id WHERE why<>'copy')"
+            " SELECT author, seq FROM removals JOIN line ON member=line.id WHERE away=0", (id,),
         )  # fmt: skip
 
     # --- versions
@@ -271,8 +272,7 @@ class Log:
     def _saw_removal(self, first: Change, member: bytes) -> bool:
         """Whether the author of this first change knew that `member` was removed. By causality, so all judge alike."""
         seen = dict(first.deps)
-        removals = self.store.rows("SELECT author, seq FROM removals WHERE member=? AND away=0", (member,))
-        return any(seen.get(self._by_n[author].id, 0) >= seq for author, seq in removals)
+        return any(seen.get(self._by_n[author].id, 0) >= seq for author, seq in self._removals(member))
 
     def _knew_of_removal(self, author: Author, change: Change) -> bool:
         """Whether a member wrote this after it had heard of its own removal. By causality, so all judge alike."""

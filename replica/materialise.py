@@ -115,7 +115,9 @@ class Materialiser:
         A removal that the successor had not heard of outranks: it is for the one that goes on as well.
         """
         payload, change = stored.change.payload, stored.change
-        self.store.execute("INSERT OR IGNORE INTO successions VALUES(?,?)", (payload["old"], change.author))
+        self.store.execute(
+            "INSERT OR IGNORE INTO successions VALUES(?,?,?)", (payload["old"], change.author, payload["why"])
+        )
         self._let_in(stored, change.author, payload["old"])
         if payload["why"] == "fork":
             self._mark_ended(payload["old"], change.time, change.author)

@@ -105,7 +105,7 @@ def _empty(clone: "Clone") -> None:
     store.execute(f"DELETE FROM deps WHERE dep NOT IN {private}")  # put back by `finish`
     for table in ("adds", "alive", "texts", "overlaps", "baselines"):
         store.execute(f"DELETE FROM {table} WHERE doc IN (SELECT n FROM documents WHERE private=0)")
-    for table in ("removals", "successions"):
+    for table in ("admissions", "removals", "successions"):
         store.execute(f"DELETE FROM {table}")
     store.execute("DELETE FROM authors WHERE private=0")
     store.execute("UPDATE documents SET digest=NULL, changed_by=NULL WHERE private=0")

@@ -33,7 +33,7 @@ CREATE TABLE admissions(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(me
 CREATE TABLE removals(
     member BLOB, author INTEGER, seq INTEGER, away INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
-CREATE TABLE successions(old BLOB, new BLOB, PRIMARY KEY(old, new)) WITHOUT ROWID;
+CREATE TABLE successions(old BLOB, new BLOB, why TEXT NOT NULL, PRIMARY KEY(old, new)) WITHOUT ROWID;
 
 -- The log. Row order is arrival order, and so a causal order.
 CREATE TABLE changes(
@@ -90,6 +90,7 @@ CREATE INDEX documents_changed ON documents(changed);
 ALTER TABLE adds ADD COLUMN rank BLOB;
 CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);
 ALTER TABLE removals ADD COLUMN away INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE successions ADD COLUMN why TEXT NOT NULL DEFAULT 'copy';
 CREATE TABLE admissions(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
 INSERT INTO admissions SELECT a.id, c.author, c.seq FROM authors a JOIN authors b ON b.id=a.admitted_by
     JOIN changes c ON c.author=b.n AND c.time=a.admitted_at AND c.kind=1 WHERE a.id<>b.id;

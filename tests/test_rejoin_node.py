@@ -18,7 +18,7 @@ def on_loopback(monkeypatch):
 
 def texts(clone: Clone) -> set[str]:
     clone.log.refresh()
-    return {entry.text for entry in clone.entries("a-buffer.md")}
+    return {entry.text for entry in clone.documents.entries(clone.documents.find("a-buffer.md", "union"))}
 
 
 def test_a_restored_clone_comes_back_over_a_running_node(tmp_path):

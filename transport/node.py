@@ -235,7 +235,7 @@ class Node:
         if id == self.clone.identity.id and socket.request.headers.get(INSTANCE) == self._instance:
             await socket.close(1008, "this clone itself")
             return
-        await self._converse(id, socket, dialled=False, address=None)
+        await self._converse(id, socket, dialled=False, address=None, own=self.clone.identity.id)
 
     # --- calling
 
@@ -290,7 +290,7 @@ class Node:
             return
         self.targets.succeeded(target, time.monotonic(), id)
         self._learn_address(id, target.address)
-        await self._converse(id, socket, dialled=True, address=target.address)
+        await self._converse(id, socket, dialled=True, address=target.address, own=own)
         if own != self.clone.identity.id:  # it knew us as who we were before; now it has heard
             self._refused.pop(id, None)
             self.targets.failed(target, time.monotonic(), "introduced", pause=0.0)
@@ -398,9 +398,9 @@ class Node:
 
     # --- a connection
 
-    async def _converse(self, id: bytes, socket, *, dialled: bool, address: Address | None) -> None:
+    async def _converse(self, id: bytes, socket, *, dialled: bool, address: Address | None, own: bytes) -> None:
         self._refused.pop(id, None)
-        peer = Peer(self.clone, id, socket, dialled=dialled, address=address, tell=self._heard)
+        peer = Peer(self.clone, id, socket, dialled=dialled, address=address, tell=self._heard, own=own)
         if not self._prefer(peer):
             await socket.close(1000, "another connection is used")
             return
@@ -448,6 +448,9 @@ class Node:
                 self.tell("in_step", clone=name, id=peer.id.hex(), digest=digest.hex())
                 self._note_peer(peer.id, peer.session.peer_vector)
                 self._forget_note(peer.id)
+                if peer.own != self.clone.identity.id:  # it has our new identity now: meet again under that
+                    peer.close("introduced")
+                    self.hurry()
             case Diverged(paths, healed):
                 self._note(peer.id, "" if healed else "different content in " + ", ".join(paths[:5]))
                 self.tell("healed" if healed else "diverged", clone=name, documents=list(paths))

@@ -23,8 +23,9 @@ class Peer:
     """
 
     def __init__(self, clone: Clone, id: bytes, socket, *, dialled: bool, address: tuple[str, int] | None,
-                 tell: Callable[["Peer", Event], None]):  # fmt: skip
+                 tell: Callable[["Peer", Event], None], own: bytes):  # fmt: skip
         self.id, self.dialled, self.address = id, dialled, address
+        self.own = own  # whom the other end knows us as, by the channel
         self._socket = socket
         self.session = Session(clone, id, lambda event: tell(self, event))
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_WAITING)

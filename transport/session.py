@@ -260,7 +260,7 @@ class Session:
             why, about = self._cannot_go_on(message, forks)
             if why:
                 self._give(why, about)
-            elif forks or self._clone.log.is_away(self._clone.identity.id):
+            elif forks or self._clone.log.may_return(self._clone.identity.id):
                 self._asked = True
                 return [Restart()]
         return self._send_missing() or self.settle()
@@ -272,8 +272,8 @@ class Session:
         log = self._clone.log
         if not message.vector:
             return ("join" if log.floor() else ""), b""
-        if log.is_away(message.id):
-            return "away", b""
+        if log.may_return(message.id):
+            return ("ended" if log.has_ended(message.id) else "away"), message.id
         if not covers(message.vector, log.floor()):
             return "restored", b""
         if not forks or self._clone.identity.id in forks:
@@ -468,7 +468,7 @@ class Session:
         peer = log.author(self._peer)
         if self._clone.removed:
             return f"{self._clone.name} {REMOVED} {self._removal(self._clone.identity.id)}"
-        if peer is not None and peer.removed and not log.is_away(peer.id):
+        if peer is not None and peer.removed and not log.may_return(peer.id):
             return f"{peer.name} {REMOVED} {self._removal(peer.id)}"
         # Until our own admission has come, who let us in may not have come either: the channel answers for it.
         if peer is None and log.author(self._clone.identity.id) is not None:
