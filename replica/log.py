@@ -99,8 +99,9 @@ class Log:
         """Let someone write. `more`: `admitted_by`, `admitted_at`."""
         self.store.execute(
             "INSERT INTO authors(id, key, cert, name, private, head, admitted_by, admitted_at) VALUES(?,?,?,?,?,?,?,?)",
-            (id, key, cert, name, private, self.workspace, more.get("admitted_by"), more.get("admitted_at")),
-        )
+            (id, key, cert, changes.clean_name(name), private, self.workspace,
+             more.get("admitted_by"), more.get("admitted_at")),
+        )  # fmt: skip
         self.reload()
         return self._authors[id]
 
