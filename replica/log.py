@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from replica import changes, clock
 from replica.changes import Change, Kind, Signed
-from replica.errors import Fork, InvalidChange, MissingDependency, StoreError
+from replica.errors import DamagedRecord, Fork, InvalidChange, MissingDependency, StoreError
 from replica.keys import Identity, clone_id, verify
 from replica.store import Store
 
@@ -375,10 +375,16 @@ class Log:
 
     def changes_of(self, doc: int, after: int = 0, before: int = 2**62) -> Iterable[Stored]:
         """The changes of one document between the rows `after` and `before`, in causal order."""
-        for n, author, body in self.store.rows(
-            "SELECT n, author, body FROM changes WHERE doc=? AND n>? AND n<? ORDER BY n", (doc, after, before)
+        for n, author, digest, body in self.store.rows(
+            "SELECT n, author, hash, body FROM changes WHERE doc=? AND n>? AND n<? ORDER BY n", (doc, after, before)
         ):
-            yield Stored(n, self._by_n[author], changes.decode(body))
+            try:
+                change = changes.decode(body)
+            except (InvalidChange, TypeError):
+                change = None
+            if change is None or change.hash != digest or author not in self._by_n:
+                raise DamagedRecord(f"change {n} in the store is damaged")
+            yield Stored(n, self._by_n[author], change)
 
 
 def succession(workspace: bytes, new_key: bytes) -> bytes:
