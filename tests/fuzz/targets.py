@@ -69,19 +69,11 @@ def target(seeds: Callable[[], list[bytes]], *, slow: bool = False):
 
 
 def words(data: bytes) -> str:
-    """Any bytes as a text, lone surrogates included."""
-    return data.decode("utf-8", "surrogatepass" if b"\xed" in data else "replace") if _decodes(data) else _latin(data)
-
-
-def _decodes(data: bytes) -> bool:
-    with suppress(UnicodeDecodeError):
-        data.decode("utf-8", "surrogatepass")
-        return True
-    return False
-
-
-def _latin(data: bytes) -> str:
-    return data.decode("latin-1")
+    """Any bytes as a text, lone surrogates included; what is no UTF-8 letter by letter."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 # --- the wire
@@ -99,7 +91,7 @@ def _frames() -> list[bytes]:
     return [wire.encode(message) for message in messages]
 
 
-@target(lambda: [*_frames(), *(part for part in _pairing_frames())])
+@target(lambda: [*_frames(), *_pairing_frames()])
 def frame(data: bytes) -> None:
     for limits in (frames.LIMITS, pairing.LIMITS):
         with suppress(ProtocolError):

@@ -15,7 +15,7 @@ from replica.changes import Kind, Signed
 from replica.clone import Clone
 from replica.errors import PeerError, ReplicaError
 from replica.text import Text, client_id
-from tests.helpers import START, Network, add, entry, forged, save
+from tests.helpers import START, Network, add, entry, save
 from transport import wire
 from transport.session import Ack, Bye, Changes, Digest, DocumentDigests, Hello, Session, State
 
@@ -269,6 +269,3 @@ def _hurt(value, damage: bytes):
         raw = raw[: len(raw) - damage[0] % 5] if damage and damage[0] % 3 == 0 else raw
         return raw.decode("utf-8", "replace") if isinstance(value, str) else bytes(raw)
     return int.from_bytes(damage[:4], "big") if damage else None
-
-
-__all__ = ["MEMORY", "Kind", "forged", "world"]
