@@ -14,6 +14,7 @@ import os
 import re
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -23,7 +24,7 @@ from typing import NamedTuple
 import msgpack
 
 from cli import common
-from replica import blocks, changes, config, filetext, history, paths, textdiff, yjs
+from replica import baselines, blocks, changes, config, filetext, history, paths, textdiff, yjs
 from replica.changes import Kind
 from replica.errors import (
     ConfigError,
@@ -218,6 +219,14 @@ def edit(data: bytes) -> None:
         for made in mine.edit(mine.client, new):
             theirs.apply(made, mine.client)
         assert mine.text == theirs.text == new
+
+
+@target(lambda: worlds.folded())
+def baseline(data: bytes) -> None:
+    """A folded document, as it comes deflated."""
+    for packed in (data, zlib.compress(data, 1)):
+        with suppress(InvalidChange):
+            baselines.unpack(packed)
 
 
 # --- pairing

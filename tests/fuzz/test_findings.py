@@ -10,12 +10,13 @@ import pytest
 from cli import live
 from cli.common import as_json, cell, harmless
 from cli.main import _fail
-from replica import blocks, changes, config, intake, paths, status, textdiff
+from replica import blocks, changes, config, intake, paths, status, textdiff, yjs
 from replica.bridge import Bridge
 from replica.changes import Kind, Signed
 from replica.clone import Clone
 from replica.errors import (
     ConfigError,
+    CorruptUpdate,
     DamagedRecord,
     InvalidChange,
     PairingError,
@@ -232,6 +233,15 @@ def test_two_rules_below_a_blank_line_stay_together():
 
 
 # --- a member who lies
+
+
+def test_a_block_on_both_sides_of_one_character_is_corrupt():
+    # The engine took it in, and showed another text once the document was loaded from its state.
+    known = yjs.Known({7: 5})
+    good = bytes([1, 1, 9, 0, 0xC4, 7, 1, 7, 2, 1]) + b"x\0"
+    assert yjs.check(good, 9, known).next_clock == 1
+    with pytest.raises(CorruptUpdate, match="both sides"):
+        yjs.check(good.replace(bytes([7, 1, 7, 2]), bytes([7, 2, 7, 2])), 9, known)
 
 
 def test_a_text_change_that_hides_what_it_builds_on_does_not_end_the_list_of_conflicts():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgpack
 
-from replica import changes
+from replica import baselines, changes
 from replica.bridge import Bridge
 from replica.changes import Kind, Signed
 from replica.clone import Clone
@@ -90,6 +90,18 @@ def world() -> World:
 def bodies() -> list[bytes]:
     """A real change of every kind."""
     return [body for (body,) in world().members[0].store.rows("SELECT body FROM changes ORDER BY n")]
+
+
+def folded() -> list[bytes]:
+    """Baselines of real documents, as they are before they are deflated."""
+    laptop = world().members[0]
+    rows = laptop.store.rows("SELECT n, policy FROM documents WHERE private=0")
+    packed = [
+        baselines.pack(baselines.read(
+            laptop.store, laptop.log, n, policy, laptop.materialiser.engine(n) if policy == "text" else None))
+        for n, policy in rows
+    ]  # fmt: skip
+    return [baselines.inflate(one, baselines.MAX_SIZE) for one in packed]
 
 
 # --- sessions
