@@ -4,6 +4,7 @@ Ends with 1 when a target fails; the input is kept in the folder that is named, 
 """
 
 import argparse
+import atexit
 import json
 import os
 import subprocess
@@ -126,6 +127,10 @@ def _guided(name: str, seconds: str, seed: str, folder: str) -> int:
         told["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         (kept / f"{name}.told").write_text(json.dumps(told))
 
+    def end(code: int) -> None:
+        atexit._run_exitfuncs()  # the folders that were made; the fuzzer does not let Python end by itself
+        os._exit(code)
+
     def one(data: bytes) -> None:
         noted.note(data)
         told["inputs"] += 1
@@ -134,10 +139,10 @@ def _guided(name: str, seconds: str, seed: str, folder: str) -> int:
         except BaseException as error:
             told["failure"] = driver._told(error)
             tell()
-            os._exit(77)
+            end(77)
         if time.monotonic() - began > float(seconds):  # the fuzzer's own limit counts from when it has read the corpus
             tell()
-            os._exit(0)
+            end(0)
 
     def change(data: bytes, most: int, number: int) -> bytes:
         random = Random(number)

@@ -12,6 +12,13 @@ from tests.fuzz import worlds
 from tests.fuzz.targets import TARGETS
 from transport import frames, wire
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _world():
+    yield
+    worlds.close()
+
+
 ids = st.binary(min_size=16, max_size=16) | st.just(b"a" * 16)
 numbers = st.integers(-1, 2**64 - 1) | st.sampled_from([0, 1, 2, 2**53, 2**63, 20_000])
 texts = st.text(max_size=20) | st.sampled_from(["", "- a", "\x1b[2J", "\u202e", "a\nb", "../x"])

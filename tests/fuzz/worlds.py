@@ -35,7 +35,7 @@ class World:
     def __init__(self) -> None:
         self.network = Network("desk", "laptop", "attic", seed=7)
         self.network.__enter__()
-        atexit.register(self.network.__exit__)
+        atexit.register(close)
         self._write()
         self.members = [self.network["laptop"], self.network["attic"]]
         self._template = self.network.folder / "template"
@@ -90,6 +90,13 @@ def world() -> World:
 def bodies() -> list[bytes]:
     """A real change of every kind."""
     return [body for (body,) in world().members[0].store.rows("SELECT body FROM changes ORDER BY n")]
+
+
+def close() -> None:
+    """Give up the world, and what it has put in the place of the clock, the disk and chance."""
+    if world.cache_info().currsize:
+        world().network.__exit__()
+        world.cache_clear()
 
 
 def folded() -> list[bytes]:
