@@ -5,6 +5,7 @@
 #   make check     the linter, then the tests: run it before you hand in a change
 #   make bench     the measurements (docs/benchmarks.md)
 #   make histories 1,000 generated histories of six clones on a bad network
+#   make fuzz      SECONDS=10 (or more) of made-up bytes for everything that reads foreign ones
 #   make install   only set up .venv; the command is then .venv/bin/replica
 #   make clean     remove .venv and what the tools leave behind
 #
@@ -14,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= auto
+SECONDS ?= 10
 
 # Demo, tests and benches stay on this machine, discovery included.
 export REPLICA_INTERFACES := 127.0.0.1
@@ -22,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport REPLICA_DIR
 unexport PYTHONPATH
 
-.PHONY: help demo test check bench histories install clean
+.PHONY: help demo test check bench histories fuzz install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +46,12 @@ bench: $(STAMP)
 
 histories: $(STAMP)
 	REPLICA_HISTORIES=1000 $(BIN)/python -m pytest -n $(WORKERS) tests/test_histories.py $(ARGS)
+
+# Guided by coverage where atheris can be had; where not, the program says so, and mutates without.
+fuzz: $(STAMP)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAIN) --editable '.[fuzz]' || true
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 install: $(STAMP)
 

@@ -141,8 +141,8 @@ def publish(clone: "Clone", *, every: bool = False) -> None:
 
 
 def data(text: str) -> None:
-    """One line, or a whole text, of data. What could steer a terminal is shown as what it is."""
-    typer.echo(harmless(text) if sys.stdout.isatty() else text)
+    """One line of data. What could steer a terminal, or begin another line there, is shown as what it is."""
+    typer.echo(cell(text) if sys.stdout.isatty() else text)
 
 
 def exact(text: str) -> None:
@@ -151,15 +151,21 @@ def exact(text: str) -> None:
 
 
 def words(text: str) -> None:
-    """Something for a person."""
-    typer.echo(harmless(text), err=True)
+    """One line for a person."""
+    typer.echo(cell(text), err=True)
 
 
 def emit(value: Any) -> None:
     """One JSON object on one line."""
+    typer.echo(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """JSON in readable letters, or in ASCII where some of them are none: JSON itself lets most controls through."""
     import json
 
-    typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    return text if text.isprintable() else json.dumps(value, default=_plain)
 
 
 def _plain(value: Any) -> Any:
@@ -170,21 +176,36 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+# What turns the direction of all that follows: a name could read as another. Marks of single letters are left alone.
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 def harmless(text: str) -> str:
-    """Text with its control characters made visible, newline and tab left as they are."""
+    """Text in which nothing steers a terminal: controls made visible, newline and tab left as they are."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" or ord(c) > 0x9F else f"\\x{ord(c):02x}" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or (ord(c) > 0x9F and c not in _TURNING) else _visible(c) for c in text
+    )
+
+
+def cell(text: str) -> str:
+    """As `harmless`, and on one line: what somebody else named does not begin a line of ours."""
+    return harmless(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def _visible(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
 
 
 def table(rows: list[tuple], titles: tuple[str, ...]) -> None:
     """Aligned columns; titles only on a terminal, so that scripts may cut columns."""
-    shown = [tuple(str(cell) for cell in row) for row in rows]
+    shown = [tuple(cell(str(value)) for value in row) for row in rows]
     if sys.stdout.isatty():
         shown.insert(0, titles)
     widths = [max((len(row[at]) for row in shown), default=0) for at in range(len(titles))]
     for row in shown:
-        data("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        data("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
 
 
 def one_line(text: str, most: int = 100) -> str:

@@ -1,10 +1,11 @@
 """What `replica up` shows: a calm table on a terminal, plain lines elsewhere, or JSON events."""
 
 import asyncio
-import json
 import os
 import sys
 import time
+
+from cli.common import as_json, cell
 
 REDRAW = 0.5  # seconds between looks at a changing table
 KEPT = 8  # lines of what came in lately
@@ -36,12 +37,12 @@ class View:
 
     def tell(self, event: dict) -> None:
         if self._json:
-            self._print(json.dumps(event, ensure_ascii=False))
+            self._print(as_json(event))
             return
         line = _line(event)
         if line is None:
             return
-        stamped = f"{time.strftime('%H:%M:%S')}  {line}"
+        stamped = f"{time.strftime('%H:%M:%S')}  {cell(line)}"
         if self._lively:
             self._lines = [*self._lines, stamped][-KEPT:]
         else:
@@ -82,10 +83,10 @@ class View:
             peers.add_column(title)
         for state in self._node.peer_states() if self._node.started.is_set() else []:
             how = "in step" if state["in_step"] else "exchanging" if state["online"] else "out of reach"
-            peers.add_row(Text(state["name"]), how, str(state["behind"] or "-"), str(state["ahead"] or "-"))
+            peers.add_row(Text(cell(state["name"])), how, str(state["behind"] or "-"), str(state["ahead"] or "-"))
         conflicts = len(clone.documents.all_conflicts())
         held = clone.store.value("SELECT count(*) FROM held")
-        head = f"{clone.name} in {clone.workspace_name}, port {self._node.port}"
+        head = cell(f"{clone.name} in {clone.workspace_name}, port {self._node.port}")
         waits = ", ".join(
             words for count, words in (
                 (conflicts, f"{conflicts} open conflicts (`replica conflicts`)"),

@@ -159,9 +159,12 @@ def _wrong_usage(error) -> int:
 
 
 def _fail(message: str, hint: str, code: int) -> int:
-    typer.echo(f"replica: error: {message}", err=True)
+    from cli.common import cell
+
+    # What peers and strangers sent may stand in a message: it comes on one line, and steers no terminal.
+    typer.echo(f"replica: error: {cell(message)}", err=True)
     if hint:
-        typer.echo(f"replica: hint: {hint}", err=True)
+        typer.echo(f"replica: hint: {cell(hint)}", err=True)
     return code
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from replica.filetext import BLANK, ascending, content_lines, is_blank, match
 
@@ -96,7 +97,7 @@ def _flows_into(before: list[Block], block: Block) -> bool:
     if _NEVER_FLOWS.match(block.text):
         return False
     # Below a heading, so that "---" is read as what it is anywhere but on a file's first line.
-    guard = "#\n" if len(before) > 1 else ""
+    guard = "#\n" if len(before) > 1 or before[0].lead else ""
     found = parse(f"{guard}{before[-1].text}\n{block.text}", "union")
     return found[-1].text != block.text
 
@@ -359,6 +360,7 @@ def _circle(by_id: dict[bytes, Node], member: bytes) -> list[bytes]:
 
 SIMILAR = 0.5  # share of common letter pairs from which a block counts as an edit of another
 MOST_COMPARED = 100  # blocks on either side of a hunk that are compared with each other: 10,000 comparisons
+COMPARED_IN_ALL = 50_000  # comparisons in one save; when they are used up, only blocks in equal places are compared
 LONGEST_COMPARED = 2_000  # characters of a block that are looked at
 
 
@@ -372,11 +374,13 @@ def pair(base: list[Block], new: list[Block]) -> Edits:
     left_base = sorted(set(range(len(base))) - {i for i, _ in kept})
     left_new = sorted(set(range(len(new))) - {j for _, j in kept})
     replaced: list[tuple[int, int]] = []
+    left = COMPARED_IN_ALL
     for gone, come in _hunks(ascending(kept), left_base, left_new):
         for role in sorted({base[i].role for i in gone} & {new[j].role for j in come}):
             same_base = [i for i in gone if base[i].role == role]
             same_new = [j for j in come if new[j].role == role]
-            replaced += _replacements(base, new, same_base, same_new)
+            left -= len(same_base) * len(same_new)
+            replaced += _replacements(base, new, same_base, same_new, each=left >= 0)
     replaced_base, replaced_new = {i for i, _ in replaced}, {j for _, j in replaced}
     removed = [i for i in left_base if i not in replaced_base]
     added = [j for j in left_new if j not in replaced_new]
@@ -401,15 +405,21 @@ def _by_gap(anchors: list[int], left: list[int]) -> dict[int, list[int]]:
     return gaps
 
 
-def _replacements(base: list[Block], new: list[Block], gone: list[int], come: list[int]) -> list[tuple[int, int]]:
-    """Which block of `come` is an edit of which of `gone`: the most similar first; of equals, those further up."""
+def _replacements(
+    base: list[Block], new: list[Block], gone: list[int], come: list[int], *, each: bool
+) -> list[tuple[int, int]]:
+    """Which block of `come` is an edit of which of `gone`: the most similar first; of equals, those further up.
+
+    `each`: every one is compared with every other. Else only the first with the first and so on, as many as there are.
+    """
     if len(gone) == len(come) == 1:
         return [(gone[0], come[0])]
     if max(len(gone), len(come)) > MOST_COMPARED:
         return []
     grams_base = {i: _letter_pairs(base[i].text) for i in gone}
     grams_new = {j: _letter_pairs(new[j].text) for j in come}
-    scores = [(-_similarity(a, b), i, j) for i, a in grams_base.items() for j, b in grams_new.items()]
+    candidates = product(gone, come) if each else zip(gone, come, strict=False)
+    scores = [(-_similarity(grams_base[i], grams_new[j]), i, j) for i, j in candidates]
     pairs: dict[int, int] = {}
     taken: set[int] = set()
     for score, i, j in sorted(scores):

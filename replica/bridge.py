@@ -19,7 +19,16 @@ from replica import filetext, folder, guard, intake, paths
 from replica.blocks import parse, render, spaced, stand_alone
 from replica.clone import Clone
 from replica.documents import Document
-from replica.errors import ConfigError, DiskFull, DocumentNotFound, InvalidChange, StoreError, TooLarge, UnsafePath
+from replica.errors import (
+    ConfigError,
+    DamagedRecord,
+    DiskFull,
+    DocumentNotFound,
+    InvalidChange,
+    StoreError,
+    TooLarge,
+    UnsafePath,
+)
 from replica.places import CONFIG, FOLDER
 from replica.rejoin import under_way
 
@@ -329,7 +338,7 @@ class Bridge:
                     text, info, row = filetext.decode(data).text, file.stat(), None
                 full = self.row(path) if row is not None else None
                 self.take(path, data, text, folder.settled(info), full, switched, force, report)
-        except (InvalidChange, TooLarge) as error:
+        except (InvalidChange, TooLarge, DamagedRecord) as error:
             report.skipped[path] = f"cannot be taken in: {error}"
         except OSError as error:
             report.skipped[path] = f"cannot be read or written: {error.strerror}"
@@ -571,7 +580,7 @@ class Bridge:
         """What a document's file is to hold; a file that was saved meanwhile is taken in first."""
         try:
             return self._prepared(path, policy, trace, report)
-        except (UnsafePath, OSError) as error:
+        except (UnsafePath, OSError, DamagedRecord) as error:
             self._not_written(path, error, report)
             return None
 
@@ -659,11 +668,11 @@ class Bridge:
         if policy == "text":
             return b""
         entries = self.clone.documents.versions(document)
-        groups = intake.grouped(sorted(entries, key=lambda entry: entry.key))
+        groups = intake.grouped(sorted(entries, key=lambda entry: entry.key, reverse=True))
         ids = []
         for block in parse(canonical, policy):
             twins = groups.get((block.role, block.text))
-            ids.append(twins.pop(0).id if twins else intake.UNKNOWN)
+            ids.append(twins.pop().id if twins else intake.UNKNOWN)
         return b"".join(ids)
 
     def _put(self, path, policy, data, canonical, ids, change, stamp, intent) -> None:

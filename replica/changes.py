@@ -26,6 +26,7 @@ MAX_CERTIFICATE = 2_000  # bytes
 MAX_NAME = 64  # characters of a clone's or workspace's name
 MAX_TAGS = 64
 MAX_META = 200  # characters of a type or a tag
+MAX_REASON = 200  # characters of a refusal: what was refused may stand in it
 HASH_SIZE = 32
 DOMAIN = b"memory-replica change 1\0"
 
@@ -128,12 +129,13 @@ def decode(body: bytes) -> Change:
     try:
         return _checked(fields, body)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise InvalidChange(f"malformed change: {error}") from None
+        raise InvalidChange(f"malformed change: {str(error)[:MAX_REASON]}") from None
 
 
 def _checked(fields: tuple, body: bytes) -> Change:
     _require(type(fields) is tuple and len(fields) >= 1, "not an array")
-    _require(type(fields[0]) is int and fields[0] == FORMAT, f"format {fields[0]!r} is not known to this version")
+    _require(type(fields[0]) is int, "no format")
+    _require(fields[0] == FORMAT, f"format {fields[0]} is not known to this version")
     _require(len(fields) == 9, f"{len(fields)} fields")
     _, author, seq, prev, time, deps, kind, document, payload = fields
     _bytes(author, ID_SIZE, "author")
@@ -151,7 +153,7 @@ def _checked(fields: tuple, body: bytes) -> Change:
     if document is not None:
         path, policy = document
         _text(path, MAX_PATH, "path")
-        _require(policy in POLICIES, f"policy {policy!r}")
+        _require(policy in POLICIES, "policy")
     return Change(author, seq, prev, time, deps, kind, document, _PAYLOADS[kind](payload), body, change_hash(body))
 
 
@@ -276,6 +278,12 @@ _PAYLOADS = {
     Kind.REVIEW: _read_review,
     Kind.SUCCEED: _read_succeed,
 }
+
+
+def clean_name(name: str) -> str:
+    """A name made printable and short enough. A peer's is shown to people, so it is cleaned where it is stored."""
+    printable = "".join(c if c.isprintable() else " " for c in name)
+    return " ".join(printable.split())[:MAX_NAME] or "clone"
 
 
 def _require(holds: bool, what: str) -> None:

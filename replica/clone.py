@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replica import changes, clock, copies
-from replica.changes import Add, Kind, Remove, Signed
+from replica.changes import Add, Kind, Remove, Signed, clean_name
 from replica.documents import Document, Documents, Entry
 from replica.errors import (
     AlreadyAClone,
@@ -495,12 +495,6 @@ def check_name(name: str, what: str) -> None:
             f"{name!r} is no name for a {what}",
             hint=f"use up to {changes.MAX_NAME} printable characters, no line breaks",
         )
-
-
-def clean_name(name: str) -> str:
-    """A name made printable and short enough."""
-    printable = "".join(c if c.isprintable() else " " for c in name)
-    return " ".join(printable.split())[: changes.MAX_NAME] or "clone"
 
 
 def unwritable(root: Path, error: OSError) -> StoreError:

@@ -16,6 +16,12 @@ from replica.paths import normal
 FILE = "replica.toml"
 POLICIES = ("latest", "union", "log", "text")
 CADENCES = ("live", "session", "daily", "weekly")
+# The file comes from any member, so it is bounded before anything is made of it.
+MAX_TEXT = 100_000  # characters of the file
+MAX_PARTS = 32  # parts of a key: a.b.c has three
+MAX_LISTED = 500  # globs or [[documents]]: each is asked of every file
+MAX_GLOB = 300  # characters
+MAX_SHOWN = 100  # characters of a value that an error repeats
 LEVELS = (0, 1, 2)  # this clone, the workspace, the workspace and the cloud
 
 HEAD = """\
@@ -161,12 +167,28 @@ def load(text: str) -> Config:
 
     Raises ConfigError: the message names the line and the key.
     """
+    if len(text) > MAX_TEXT:
+        raise ConfigError(f"{FILE} has {len(text):,} characters; the limit is {MAX_TEXT:,}")
     try:
         text = text.removeprefix("\ufeff")
+        _bound_keys(text)
         data = _parsed(text)
         return _config(data, text)
     except RecursionError:
         raise ConfigError(f"{FILE}, line 1: nested too deeply") from None
+
+
+def _bound_keys(text: str) -> None:
+    """Raise where a key has many parts: the parser's time and memory grow with their square, without a bound."""
+    dots, line = 0, 1
+    for found in _TOKEN.finditer(text):
+        if found.lastgroup == "mark":
+            dots = dots + 1 if found[0] == "." else 0
+        elif found.lastgroup == "newline":
+            dots = 0
+        if dots >= MAX_PARTS:
+            raise ConfigError(f"{FILE}, line {line}: a key of more than {MAX_PARTS} parts")
+        line += found[0].count("\n")
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -177,7 +199,7 @@ def _parsed(text: str) -> dict[str, Any]:
     except ValueError as error:  # not only TOMLDecodeError: a number of 5,000 digits is a plain ValueError
         found = re.fullmatch(r"(.*?)(?: \(at (?:line (\d+), column \d+|end of document)\))?", str(error), re.DOTALL)
         line = found[2] or (text.rstrip().count("\n") + 1 if "end of document" in str(error) else 1)
-        raise ConfigError(f"{FILE}, line {line}: {found[1][:1].lower()}{found[1][1:]}") from None
+        raise ConfigError(f"{FILE}, line {line}: {found[1][:1].lower()}{found[1][1:MAX_SHOWN]}") from None
 
 
 # --- checking values: each check returns the value to use, or raises _Wrong
@@ -208,7 +230,7 @@ def _config(data: dict[str, Any], text: str) -> Config:
             }
         )(data)
     except _Wrong as error:
-        key = ".".join(str(part) for part in error.path if isinstance(part, str))
+        key = ".".join(part[:MAX_SHOWN] for part in error.path if isinstance(part, str))
         raise ConfigError(f"{FILE}, line {_line_of(text, error.path)}: `{key}`: {error.what}") from None
     default = load(DEFAULT) if "documents" not in found or "exclude" not in found else None
     return Config(
@@ -247,6 +269,7 @@ def _record(kind: Callable, checks: dict[str, Check], required: str = "") -> Che
 def _list(check_one: Check) -> Check:
     def check(value: Any) -> list[Any]:
         _expect(isinstance(value, list), "must be a list")
+        _expect(len(value) <= MAX_LISTED, f"has {len(value):,} parts; the limit is {MAX_LISTED}")
         return [_inside(index, check_one, inner) for index, inner in enumerate(value)]
 
     return check
@@ -293,9 +316,8 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 
 
 def _size(value: Any) -> int:
-    found = (
-        re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?) ?([a-z]*)", str(value).lower()) if type(value) in (int, str) else None
-    )
+    text = _shown(value).lower() if type(value) in (int, str) else ""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?) ?([a-z]*)", text)
     _expect(found is not None and found[2] in _UNITS, 'must be a size such as 500000, "500kB" or "1MB"')
     size = int(float(found[1]) * _UNITS[found[2]])
     _expect(size > 0, "must be more than nothing")
@@ -304,7 +326,7 @@ def _size(value: Any) -> int:
 
 def _one_of(choices: tuple[str, ...]) -> Check:
     def check(value: Any) -> str:
-        shown = repr(value) if isinstance(value, str) else f"{value!r} is no text;"
+        shown = repr(_shown(value)) if isinstance(value, str) else f"{_shown(value)} is no text;"
         known = ", ".join(choices)
         _expect(isinstance(value, str) and value in choices, f"{shown} is not one of {known}{_nearest(value, choices)}")
         return value
@@ -335,13 +357,13 @@ def _harvest(value: Any) -> Harvest:
 
 def _glob(value: Any) -> str:
     _text(value)
+    _expect(len(value) <= MAX_GLOB, f"is longer than {MAX_GLOB} characters")  # before it is composed: see paths.normal
     value = unicodedata.normalize("NFC", value)
     parts = value.removesuffix("/").split("/")
     _expect("\\" not in value, "separate folders by /")
     _expect(not value.startswith("/"), "a glob is relative to the clone's folder: leave out the / at its start")
     _expect(not {"", ".", ".."} & set(parts), "a glob has no empty part, no . and no ..")
     _expect(all(part == "**" or "**" not in part for part in parts), "** stands alone between slashes: **/*.md")
-    _expect(len(value) <= 300, "is longer than 300 characters")
     return value
 
 
@@ -368,8 +390,15 @@ def _sinks(value: Any) -> dict[str, dict[str, Any]]:
 def _nearest(word: Any, known) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(str(word).lower(), list(known), n=1, cutoff=0.5)
+    near = get_close_matches(_shown(word).lower(), list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, or the beginning of it."""
+    # Python refuses to write large numbers in decimal digits.
+    text = hex(value) if type(value) is int and value.bit_length() > 64 else str(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 # --- globs

@@ -5,12 +5,15 @@ level 0 live in a private twin of it, whose blocks are woven in here and nowhere
 """
 
 import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgpack
 
-from replica.blocks import Block, Node, order, render, spaced
+from replica.blocks import Block, Node, block_id, order, render, spaced
 from replica.changes import Dot
+from replica.errors import DamagedRecord, PeerError
 from replica.log import Log
 from replica.materialise import Materialiser, split_roots, unpack_rank
 from replica.store import Store
@@ -140,7 +143,12 @@ class Documents:
             " AND change>=ifnull((SELECT max(n) FROM changes WHERE doc=? AND kind IN (4,5)), 0)",
             (doc, doc),
         )
-        return row[0] if row else self.materialiser.engine(doc).text
+        if row and type(row[0]) is str:
+            return row[0]
+        try:
+            return self.materialiser.engine(doc).text
+        except _UNREADABLE as error:
+            raise DamagedRecord(f"what the store holds of a text is damaged: {error}") from None
 
     def shown(self, document: Document) -> list[Block]:
         """The blocks in the order and spacing of the file."""
@@ -161,7 +169,39 @@ class Documents:
         return sorted(self._read(document)[1].values(), key=_newest)
 
     def _read(self, document: Document) -> tuple[list[Node], dict[bytes, Entry]]:
-        """Every place there ever was, to be ordered, and the live blocks."""
+        """Every place there ever was, to be ordered, and the live blocks. Raises DamagedRecord."""
+        return self._sound(document, self._assembled)
+
+    def _sound(self, document: Document, read: Callable[[Document], Any]) -> Any:
+        """What `read` makes of the tables; where it cannot, of tables that are made anew from the log.
+
+        Raises DamagedRecord: not even of those.
+        """
+        try:
+            return read(document)
+        except _UNREADABLE:
+            self._mend(document)
+        try:
+            return read(document)
+        except _UNREADABLE:
+            raise DamagedRecord(f"what the store holds of {document.path!r} is damaged") from None
+
+    def _mend(self, document: Document) -> None:
+        """Make the tables of a document anew from the log, or leave them as they are."""
+        with self.store.transaction():
+            self.store.execute("SAVEPOINT mend")
+            try:
+                for doc in (document.shared, document.private):
+                    if doc is not None:
+                        self.materialiser.rebuild(doc)
+            except BaseException as error:
+                self.store.execute("ROLLBACK TO mend")
+                self.materialiser.forget()
+                if isinstance(error, _UNREADABLE):
+                    raise DamagedRecord(f"what the store holds of {document.path!r} is damaged") from None
+                raise
+
+    def _assembled(self, document: Document) -> tuple[list[Node], dict[bytes, Entry]]:
         rows = self.store.rows(
             "SELECT id, author, seq, idx, time, role, text, lead, after, meta, roots, dead, place, change, occurrence,"
             " rank FROM adds WHERE doc IN (?,?)",
@@ -197,6 +237,7 @@ class Documents:
     def _single(self, row: tuple) -> Entry:
         """As `_entry`, for the block that was added once: nearly all are."""
         id, author, seq, idx, time, role, text, lead, _, meta, roots, _, place, change, occurrence, _ = row
+        _check_name(id, role, text, occurrence)
         who = self.log.author_n(author)
         return Entry(
             id, role, text, occurrence, lead, place, _meta(meta), (Dot(who.id, seq, idx),), (change,), who.id, time,
@@ -205,6 +246,7 @@ class Documents:
 
     def _entry(self, first: tuple, alive: list[tuple], key: tuple) -> Entry:
         id, author, seq, _, _, role, text, lead, _, meta, _, _, place, _, occurrence, _ = first
+        _check_name(id, role, text, occurrence)
         dots = tuple(Dot(self.log.author_n(row[1]).id, row[2], row[3]) for row in alive)
         roots = frozenset().union(*(split_roots(row[10]) or {id} for row in alive))
         who = self.log.author_n(author)
@@ -227,7 +269,7 @@ class Documents:
         if not document.alive:
             return []
         if document.policy == "text":
-            return self._region_conflicts(document)
+            return self._sound(document, self._region_conflicts)
         if document.policy == "latest":
             versions = self.versions(document)
             return [self._conflict(document, "document", versions)] if len(versions) > 1 else []
@@ -241,7 +283,11 @@ class Documents:
             " OR (policy='latest' AND path IN (SELECT path FROM adds JOIN documents d ON d.n=doc"
             "     WHERE dead=0 AND d.policy='latest' GROUP BY path HAVING count(DISTINCT id)>1)) ORDER BY 1, 2"
         )
-        return [conflict for pair in candidates for conflict in self.conflicts(self.find(*pair))]
+        found = []
+        for pair in candidates:
+            with suppress(DamagedRecord):  # that document is listed where its file is passed over
+                found += self.conflicts(self.find(*pair))
+        return found
 
     def _successors(self, document: Document) -> list[list[Entry]]:
         """Groups of live entries that concurrently took the place of the same one."""
@@ -300,7 +346,7 @@ class Documents:
             stale = self.store.rows("SELECT n, path, policy FROM documents WHERE digest IS NULL AND private=0")
             self.store.many(
                 "UPDATE documents SET digest=? WHERE n=?",
-                [(self._document_digest(Document(path, policy, n, None, True)), n) for n, path, policy in stale],
+                [(self._digest_or_damage(Document(path, policy, n, None, True)), n) for n, path, policy in stale],
             )
             total = hashlib.sha256()
             for (digest,) in self.store.rows(
@@ -316,6 +362,13 @@ class Documents:
         return self.store.rows(
             "SELECT path, policy, digest FROM documents WHERE private=0 AND digest<>x'' ORDER BY path, policy"
         )
+
+    def _digest_or_damage(self, document: Document) -> bytes:
+        """A damaged document has the digest of nobody else's, so that it is named and never taken for equal."""
+        try:
+            return self._document_digest(document)
+        except DamagedRecord:
+            return bytes(32)
 
     def _document_digest(self, document: Document) -> bytes:
         """b"" for a document that is deleted: as if it had never been."""
@@ -337,12 +390,27 @@ class Documents:
         return sorted([name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in rows)
 
 
+# What reading a row raises that holds something else than was written. A change was good when it came.
+_UNREADABLE = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, msgpack.UnpackException, PeerError,
+)  # fmt: skip
+
+
 def _newest(entry: Entry) -> tuple:
     return entry.key
 
 
+def _check_name(id: bytes, role: str, text: str, occurrence: int) -> None:
+    """A block is named by its content: other content is damage, which must not reach a file."""
+    if block_id(role, text, occurrence) != id:
+        raise ValueError("an entry does not hold what its name says")
+
+
 def _meta(packed: bytes | None) -> dict[str, Any]:
-    return msgpack.unpackb(packed) if packed else {}
+    meta = msgpack.unpackb(packed) if packed else {}
+    if type(meta) is not dict:
+        raise ValueError("no fields of an entry")
+    return meta
 
 
 def _short(document: Document, *parts: bytes) -> str:

@@ -41,6 +41,12 @@ class UnknownSchema(StoreError):
     hint = "use the version of memory-replica that wrote it, or a newer one"
 
 
+class DamagedRecord(StoreError):
+    """A row of the store is not what was written there. Its document stays as it is; the others go on."""
+
+    hint = "keep a copy of this folder, then join the workspace again in a new one and bring the files along"
+
+
 class DiskFull(StoreError):
     """The disk took no more; what was being written was undone."""
 

@@ -35,13 +35,12 @@ class Identity:
     @classmethod
     def load(cls, path: Path) -> "Identity":
         try:
-            private = bytes.fromhex(path.read_text("ascii").strip())
-        except (OSError, ValueError) as error:
+            return cls(bytes.fromhex(path.read_text("ascii").strip()))
+        except (OSError, ValueError) as error:  # no hexadecimal digits, or not as many as a key has
             raise StoreError(
                 f"the clone's key {path} cannot be read: {error}",
                 hint="restore that file from a backup, or join the workspace again in a new folder",
             ) from None
-        return cls(private)
 
     def save(self, path: Path) -> None:
         """Write the key, readable by its owner only, before anything is signed with it."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from replica import changes, clock
 from replica.changes import Change, Kind, Signed
-from replica.errors import Fork, InvalidChange, MissingDependency, StoreError
+from replica.errors import DamagedRecord, Fork, InvalidChange, MissingDependency, StoreError
 from replica.keys import Identity, clone_id, verify
 from replica.store import Store
 
@@ -99,8 +99,9 @@ class Log:
         """Let someone write. `more`: `admitted_by`, `admitted_at`."""
         self.store.execute(
             "INSERT INTO authors(id, key, cert, name, private, head, admitted_by, admitted_at) VALUES(?,?,?,?,?,?,?,?)",
-            (id, key, cert, name, private, self.workspace, more.get("admitted_by"), more.get("admitted_at")),
-        )
+            (id, key, cert, changes.clean_name(name), private, self.workspace,
+             more.get("admitted_by"), more.get("admitted_at")),
+        )  # fmt: skip
         self.reload()
         return self._authors[id]
 
@@ -384,10 +385,16 @@ class Log:
 
     def changes_of(self, doc: int, after: int = 0, before: int = 2**62) -> Iterable[Stored]:
         """The changes of one document between the rows `after` and `before`, in causal order."""
-        for n, author, body in self.store.rows(
-            "SELECT n, author, body FROM changes WHERE doc=? AND n>? AND n<? ORDER BY n", (doc, after, before)
+        for n, author, digest, body in self.store.rows(
+            "SELECT n, author, hash, body FROM changes WHERE doc=? AND n>? AND n<? ORDER BY n", (doc, after, before)
         ):
-            yield Stored(n, self._by_n[author], changes.decode(body))
+            try:
+                change = changes.decode(body)
+            except (InvalidChange, TypeError):
+                change = None
+            if change is None or change.hash != digest or author not in self._by_n:
+                raise DamagedRecord(f"change {n} in the store is damaged")
+            yield Stored(n, self._by_n[author], change)
 
 
 def succession(workspace: bytes, new_key: bytes) -> bytes:

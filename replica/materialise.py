@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgpack
 
 from replica.blocks import block_id
-from replica.changes import POLICIES, Add, Dot, Kind
+from replica.changes import POLICIES, Add, Dot, Kind, clean_name
 from replica.errors import CorruptUpdate, InvalidChange
 from replica.keys import clone_id
 from replica.log import Log, Stored
@@ -66,7 +66,7 @@ class Materialiser:
     # author's id.
 
     def genesis(self, stored: Stored) -> None:
-        self.store.set_meta("workspace_name", stored.change.payload["workspace"])
+        self.store.set_meta("workspace_name", clean_name(stored.change.payload["workspace"]))
 
     def admit(self, stored: Stored) -> None:
         payload, change = stored.change.payload, stored.change

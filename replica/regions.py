@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from replica import yjs
 from replica.changes import Kind
+from replica.errors import CorruptUpdate
 from replica.materialise import apply_text, update_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def region_versions(documents: "Documents", document: "Document", changes: list[
     newest = max(_time(documents, author, seq) for author, seq in last.items())
     versions: list[Version] = [Version("merged", _lines(engine, items)[2], b"", newest)]
     for at, (author, seq) in enumerate(sorted(last.items(), key=lambda one: log.author_n(one[0]).id), 1):
-        side = _as_seen(documents, document.shared, author, seq)
+        try:
+            side = _as_seen(documents, document.shared, author, seq)
+        except CorruptUpdate:
+            # Its author built on changes that it does not own to: how it had the text cannot be known.
+            side = engine
         versions.append(
             Version(f"v{at}", _lines(side, items)[2], log.author_n(author).id, _time(documents, author, seq))
         )

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from replica import clock, folder, members, paths
+from replica.changes import change_hash
 from replica.clone import Clone
 from replica.copies import place_of
-from replica.errors import ConfigError
+from replica.errors import ConfigError, DamagedRecord
 from replica.log import Vector, lacking
 from replica.places import CONFIG, FOLDER, IDENTITY, PRIVATE
 
@@ -104,7 +105,10 @@ def harvest(clone: Clone) -> list[dict[str, Any]]:
         if rule is None or rule.harvest is None or rule.policy != policy:
             continue
         document = clone.documents.find(path, policy)
-        text = clone.documents.text(document)
+        try:
+            text = clone.documents.text(document)
+        except DamagedRecord:
+            continue  # listed among the files that are passed over
         entries = 0 if policy == "text" else sum(e.role == "entry" for e in clone.documents.entries(document))
         lines = sum(1 for line in text.split("\n") if line.strip())
         have = {"lines": lines, "entries": entries, "bytes": len(text.encode())}
@@ -149,7 +153,12 @@ def _store(clone: Clone) -> Check:
     found = [row[0] for row in clone.store.rows("PRAGMA quick_check(3)")]
     if found != ["ok"]:
         return Check("store", "problem", f"damaged: {found[0]}", "restore a backup, or join again in a new folder")
-    count = clone.store.value("SELECT count(*) FROM changes")
+    count = damaged = 0
+    for digest, body in clone.store.execute("SELECT hash, body FROM changes"):
+        count += 1
+        damaged += type(body) is not bytes or change_hash(body) != digest
+    if damaged:
+        return Check("store", "problem", f"{damaged:,} of {count:,} changes are damaged", DamagedRecord.hint)
     return Check("store", "ok", f"readable, {count:,} changes")
 
 

@@ -20,6 +20,7 @@ Match = tuple[int, int, int]  # a[i : i + n] == b[j : j + n]
 
 MAX_OPS = 2_000  # more word operations than this, and whole lines are replaced instead
 SMALL = 20_000  # equal pairs of tokens up to which all is left to difflib
+STEPS = 1_000_000  # of tokens times runs, likewise
 BUDGET = 1_000_000  # equal pairs of tokens that one diff may look at, at roughly 50 to 500 ns each
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -190,7 +191,8 @@ class _Budget:
 
 def _matches(a: list[str], b: list[str], budget: _Budget) -> list[Match]:
     """Runs that two lists of tokens share, ascending in both. Not all, if that would cost too much."""
-    if _pairs(a, b) <= SMALL:
+    pairs = _pairs(a, b)
+    if pairs <= SMALL and _steps(a, b, pairs) <= STEPS:
         return _exact(a, b, budget)
     matches: list[Match] = []
     for (i, j), (i2, j2) in pairwise([(-1, -1), *_anchors(a, b), (len(a), len(b))]):
@@ -202,7 +204,10 @@ def _matches(a: list[str], b: list[str], budget: _Budget) -> list[Match]:
 
 
 def _exact(a: list[str], b: list[str], budget: _Budget) -> list[Match]:
-    if not a or not b or not budget.spend(_pairs(a, b)):
+    if not a or not b:
+        return []
+    pairs = _pairs(a, b)
+    if not budget.spend(max(pairs, _steps(a, b, pairs) // 4)):
         return []
     # autojunk=False: it drops frequent tokens, and with them half of the matches.
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
@@ -213,6 +218,11 @@ def _pairs(a: list[str], b: list[str]) -> int:
     """What difflib's time grows with: how many pairs of a token of `a` and one of `b` are equal."""
     counts = Counter(b)
     return sum(counts[token] for token in a)
+
+
+def _steps(a: list[str], b: list[str], pairs: int) -> int:
+    """What its time grows with as well: it goes through what is left of `a` once for every run that it finds."""
+    return len(a) * min(pairs, len(a), len(b))
 
 
 def _anchors(a: list[str], b: list[str]) -> list[tuple[int, int]]:

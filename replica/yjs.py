@@ -210,6 +210,9 @@ class _Check:
             raise CorruptUpdate(f"a block of kind {info:#04x}, which no text has")
         origin = self._origin() if info & _LEFT else None
         right_origin = self._right_origin() if info & _RIGHT else None
+        if origin is not None and origin == right_origin:
+            # The engine takes it, and shows another text when the document is loaded again.
+            raise CorruptUpdate(f"a block is attached to both sides of item {origin[0]}:{origin[1]}")
         if not info & (_LEFT | _RIGHT):
             _root(self.read)
         text, length = _content(self.read, kind)

@@ -360,9 +360,9 @@ def test_ten_thousand_blocks_are_paired_quickly_with_few_changes_and_with_all_ch
 def test_a_hunk_of_long_dissimilar_blocks_is_bounded():
     rng = random.Random(2)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=3000)) for _ in range(200)]
-    started = time.perf_counter()
+    started = time.process_time()
     pair(entries(*words[:100]), entries(*words[100:]))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_kept_pairs_ascend_where_nothing_moved():

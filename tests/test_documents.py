@@ -229,7 +229,7 @@ def test_digests_differ_when_content_differs(writes):
                 else:
                     add(clone, PATHS[policy], text, policy=policy)
         same = alice.digest()
-        alice.store.execute("UPDATE adds SET text=text||'!'")
+        alice.store.execute("UPDATE adds SET lead=lead||char(10)")
         alice.store.execute("UPDATE texts SET text=text||'!'")
         alice.store.execute("UPDATE documents SET digest=NULL")
         alice.store.set_meta("digest", None)

@@ -129,7 +129,7 @@ def test_content_that_differs_at_equal_vectors_is_found_named_and_rebuilt():
         alice.edit_text("notes.md", new="text\n")
         network.sync("alice", "bob")
         right = alice.digest()
-        for table in ("UPDATE adds SET text='- changed' WHERE text='- one'", "UPDATE texts SET text='changed'"):
+        for table in ("UPDATE adds SET lead=char(10) WHERE text='- one'", "UPDATE texts SET text='changed'"):
             bob.store.execute(table)
             with bob.transaction():
                 bob.store.execute("UPDATE documents SET digest=NULL")

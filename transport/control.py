@@ -61,9 +61,14 @@ def stream(root: Path, request: str, *, timeout: float = 30.0, **arguments: Any)
 def _answers(connection: socket.socket) -> Iterator[dict]:
     with connection.makefile("rb") as lines:
         for line in lines:
-            answer = json.loads(line)
+            try:
+                answer = json.loads(line)
+            except RecursionError:
+                answer = None
+            if type(answer) is not dict:
+                raise ValueError("no answer of a node: another program has its port now")
             if "error" in answer:
-                raise NodeError(answer["error"], hint=answer.get("hint", ""))
+                raise NodeError(str(answer["error"]), hint=str(answer.get("hint", "")))
             yield answer
 
 
@@ -79,8 +84,9 @@ def read(root: Path) -> dict | None:
     """What the node wrote about itself, or None."""
     try:
         place = json.loads((root / FOLDER / FILE).read_text("utf-8"))
-        return place if isinstance(place["control"], int) and isinstance(place["token"], str) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        right = type(place["control"]) is int and 0 < place["control"] < 65536 and type(place["token"]) is str
+        return place if right else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

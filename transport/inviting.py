@@ -15,6 +15,7 @@ from replica.errors import CodeExpired, PairingError, ReplicaError, Unreachable,
 from replica.keys import ID_SIZE, Identity, clone_id
 from replica.places import FOLDER
 from transport import addresses, codes, tls
+from transport.frames import check, sized, whole
 from transport.guesses import Guesses, elapsing
 from transport.node import Node, Options
 from transport.targets import Address
@@ -132,7 +133,7 @@ async def join(code: str, root: Path, name: str, peers: list[Address], *, tell=l
     welcome = _read_welcome(result.welcome)
     clone = Clone.adopt(root, identity, welcome["workspace"], clean_name(welcome["name"]), inviter=result.certificate)
     with clone.transaction():
-        clone.store.set_meta("workspace_name", welcome["workspace_name"])
+        clone.store.set_meta("workspace_name", clean_name(welcome["workspace_name"]))
     inviter = clone_id(tls.check_certificate(result.certificate))
     await _fetch(clone, (result.address[0], welcome["port"]), inviter, tell)
     return clone
@@ -168,16 +169,16 @@ async def _find_and_pair(nameplate: int, code: str, certificate: bytes, name: st
     )
 
 
+_WELCOME = {
+    "workspace": sized(bytes, ID_SIZE), "workspace_name": sized(str, 0, changes.MAX_NAME), "name": sized(str, 0, 1_000),
+    "port": whole(1, 65535),
+}  # fmt: skip
+
+
 def _read_welcome(data: bytes) -> dict:
     try:
         welcome = msgpack.unpackb(data)
-        right = (
-            len(welcome["workspace"]) == ID_SIZE
-            and isinstance(welcome["name"], str)
-            and isinstance(welcome["workspace_name"], str)
-            and len(welcome["workspace_name"]) <= changes.MAX_NAME
-            and 0 < welcome["port"] < 65536
-        )
+        right = all(check(welcome[key], shape) for key, shape in _WELCOME.items())
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         right = False
     if not right:

@@ -46,11 +46,12 @@ class _Service:
         """The request, or None where it does not come from a process that may read our folder."""
         try:
             asked = json.loads(await asyncio.wait_for(reader.readline(), 5))
-        except (ValueError, TimeoutError):
+        except (ValueError, TimeoutError, RecursionError):
             return None
-        if not isinstance(asked, dict) or not secrets.compare_digest(str(asked.pop("token", "")), self._token):
+        if not isinstance(asked, dict):
             return None
-        return asked
+        token = str(asked.pop("token", "")).encode(errors="replace")  # as text, only ASCII can be compared
+        return asked if secrets.compare_digest(token, self._token.encode()) else None
 
     async def _while_asked(self, asked: dict, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reply for as long as whoever asked is there: a Ctrl-C over there takes the request back."""
@@ -66,7 +67,7 @@ class _Service:
 
     async def _reply(self, asked: dict, writer: asyncio.StreamWriter) -> None:
         try:
-            handler = _REQUESTS.get(asked.pop("request", ""))
+            handler = _REQUESTS.get(str(asked.pop("request", "")))
             if handler is None:
                 raise UsageError("the running node does not know this request", hint="restart it: `replica down`, `up`")
             async for answer in handler(self._node, **asked):

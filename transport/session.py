@@ -23,6 +23,8 @@ from replica.members import REMOVED
 PROTOCOL = 1
 # Batches on their way that the peer has not acknowledged: enough to hide a round trip, bounded memory.
 WINDOW = 4
+# Unequal digests for one vector that are answered with those of all documents; two are enough to look again.
+MOST_COMPARED = 8
 # Document digests in one message; a differing workspace of more is compared in parts.
 DIGESTS_PER_MESSAGE = 5_000
 HEAD = 8  # bytes of a hash: chains that differ by accident or by a restored backup are told apart
@@ -177,6 +179,8 @@ class Session:
         self._why = ""  # we are giving it one
         self._asked = False  # we wait for a bundle
         self._taken: list[bytes] = []  # the pieces that have come so far
+        self._compared_at: Vector | None = None  # where digests differed last, and how often there
+        self._compared = 0
         self.in_step = False
 
     # --- what the owner calls
@@ -378,6 +382,10 @@ class Session:
             self._tell(InStep(message.digest))
             return replies
         self.in_step = False
+        self._compared = self._compared + 1 if self._compared_at == mine else 1
+        self._compared_at = mine
+        if self._compared > MOST_COMPARED:
+            raise ProtocolError("the same digest was sent too often")
         return self._compare(mine)
 
     def _compare(self, mine: Vector) -> list[Message]:

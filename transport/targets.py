@@ -7,6 +7,7 @@ Address = tuple[str, int]
 
 FIRST_PAUSE = 0.5  # seconds after the first failure
 LONGEST_PAUSE = 30.0  # seconds; a peer that wakes up calls us, or is announced, long before
+MOST_HEARD = 256  # addresses that were only heard of
 FORGET_AFTER = 20  # failures in a row of an address that was only heard of
 
 
@@ -30,11 +31,19 @@ class Targets:
 
     def add(self, address: Address, now: float, *, fixed: bool = False, peer: bytes | None = None) -> Target:
         """An address was heard of: call it now."""
+        if address not in self._targets:
+            self._make_room()
         target = self._targets.setdefault(address, Target(address, fixed))
         target.fixed = target.fixed or fixed
         target.peer = peer or target.peer
         target.due, target.failures = now, 0
         return target
+
+    def _make_room(self) -> None:
+        """Anyone can announce addresses. Of those where nobody of ours has answered, the oldest goes."""
+        heard = [t.address for t in self._targets.values() if not t.fixed and t.peer is None]
+        if len(heard) >= MOST_HEARD:
+            del self._targets[heard[0]]
 
     def due(self, now: float, connected: set[bytes]) -> list[Target]:
         """Those to call now; who is connected already is left alone."""

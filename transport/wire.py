@@ -1,6 +1,6 @@
 """Session messages as frames and back. One frame is one message, of at most `frames.MAX_FRAME` bytes."""
 
-from replica.changes import ID_SIZE, MAX_BODY, MAX_DEPS, SIGNATURE_SIZE, Signed
+from replica.changes import ID_SIZE, MAX_BODY, MAX_DEPS, MAX_PATH, POLICIES, SIGNATURE_SIZE, Signed
 from replica.errors import ProtocolError
 from replica.log import BATCH_CHANGES, Vector
 from transport import frames
@@ -87,7 +87,8 @@ def _digest(vector, digest) -> Digest:
 def _documents(vector, documents) -> DocumentDigests:
     _require(isinstance(documents, list) and len(documents) <= DIGESTS_PER_MESSAGE)
     for path, policy, digest in documents:
-        _require(type(path) is str and type(policy) is str and type(digest) is bytes)
+        _require(type(path) is str and len(path) <= MAX_PATH and policy in POLICIES)
+        _require(type(digest) is bytes and len(digest) == 32)
     return DocumentDigests(_vector(vector), tuple((path, policy, digest) for path, policy, digest in documents))
 
 
