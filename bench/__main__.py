@@ -8,7 +8,17 @@ import time
 
 from bench.harness import SEED, machine, place
 
-BENCHES = ("core", "append_latency", "file_latency", "sync_command", "first_join", "reconnect", "startup", "idle")
+BENCHES = (
+    "core",
+    "compaction",
+    "append_latency",
+    "file_latency",
+    "sync_command",
+    "first_join",
+    "reconnect",
+    "startup",
+    "idle",
+)
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from replica.blocks import block_id
 from replica.changes import ROLES, Dot
 from replica.errors import InvalidChange
 from replica.keys import ID_SIZE
@@ -239,20 +240,28 @@ class Scratch(Materialiser):
 
 
 def pack(baseline: Baseline) -> bytes:
-    """A baseline as bytes: msgpack, deflated."""
+    """A baseline as bytes: msgpack, deflated. What follows from the rest of it is left out: hashes do not deflate."""
     used = Counter(baseline.alive.keys())
     used.update(row.author for row in baseline.adds)
     used.update(row.rank[1] for row in baseline.adds if row.rank)
     authors = sorted(used)
     number = {author: at for at, author in enumerate(authors)}
+    first: dict[bytes, int] = {}  # place -> the first row that is there
+    for at, row in enumerate(baseline.adds):
+        first.setdefault(row.place, at)
     adds = [
-        [row.id, number[row.author], row.seq, row.idx, row.time, ROLES.index(row.role), row.text, row.occurrence,
-         row.lead, None if row.place == row.id else row.place, row.after, row.meta, row.roots, row.dead,
+        [None if row.id == _named(row) else row.id, number[row.author], row.seq, row.idx, row.time,
+         ROLES.index(row.role), row.text, row.occurrence, row.lead, None if row.place == row.id else row.place,
+         first.get(row.after, row.after), row.meta, row.roots, row.dead,
          row.rank and [row.rank[0], number[row.rank[1]], *row.rank[2:]]]
         for row in baseline.adds
     ]  # fmt: skip
     alive = [[number[author], seq] for author, seq in sorted(baseline.alive.items())]
     return zlib.compress(msgpack.packb([FORMAT, authors, alive, adds, baseline.text, baseline.state]), 6)
+
+
+def _named(row: AddRow) -> bytes:
+    return block_id(row.role, row.text, row.occurrence)
 
 
 def unpack(packed: bytes) -> Baseline:
@@ -294,9 +303,11 @@ def _unpacked(data: bytes) -> Baseline:
     _require(all(type(author) is bytes and len(author) == ID_SIZE for author in authors))
     rows = []
     for id, author, seq, idx, time, role, content, occurrence, lead, place, after, meta, roots, dead, rank in adds:
-        _require(_is_id(id) and all(map(_is_count, (author, seq, idx, time, role, occurrence))))
+        _require(all(map(_is_count, (author, seq, idx, time, role, occurrence))))
         _require(type(content) is str and type(lead) is str and lead.strip(" \t\n") == "" and type(dead) is bool)
-        _require((place is None or _is_id(place)) and (after is None or _is_id(after)))
+        id = block_id(ROLES[role], content, occurrence) if id is None else id
+        _require(_is_id(id) and (place is None or _is_id(place)))
+        _require(after is None or _is_id(after) or (_is_count(after) and after < len(adds)))
         _require(meta is None or type(msgpack.unpackb(meta)) is dict)
         _require(roots is None or (type(roots) is bytes and len(roots) % 16 == 0))
         if rank is not None:
@@ -305,6 +316,7 @@ def _unpacked(data: bytes) -> Baseline:
             rank = (time_then, authors[who], *rest)
         rows.append(AddRow(id, authors[author], seq, idx, time, ROLES[role], content, occurrence, lead,
                            id if place is None else place, after, meta, roots, dead, rank))  # fmt: skip
+    rows = [row._replace(after=rows[row.after].place) if type(row.after) is int else row for row in rows]
     _require(all(_is_count(author) and _is_count(seq) for author, seq in alive))
     return Baseline({authors[author]: seq for author, seq in alive}, rows, text, state)
 

@@ -52,6 +52,7 @@ class Result(NamedTuple):
     before: int  # bytes of the store
     after: int
     waiting: tuple[Waiting, ...]
+    retired: tuple[str, ...]  # members that are not waited for any longer
 
 
 def plan(clone: Clone, now_ms: int | None = None) -> Plan:
@@ -72,8 +73,8 @@ def plan(clone: Clone, now_ms: int | None = None) -> Plan:
 def compact(clone: Clone, now_ms: int | None = None) -> Result:
     """Fold what can be folded. A crash at any point leaves the store as it was before, or as it is after."""
     store = clone.store
-    before = _size(store)
-    retire(clone)
+    before = size(store)
+    retired = retire(clone)
     found = plan(clone, now_ms)
     documents = 0
     if found.changes:
@@ -83,7 +84,7 @@ def compact(clone: Clone, now_ms: int | None = None) -> Result:
             if clone.log.floors() == floors:  # else another process has folded meanwhile
                 documents = _fold(clone, found.cut, prepared)
         _shrink(store)
-    return Result(found.changes if documents else 0, documents, before, _size(store), found.waiting)
+    return Result(found.changes if documents else 0, documents, before, size(store), found.waiting, tuple(retired))
 
 
 # --- what may be folded
@@ -382,7 +383,7 @@ def _unasked(author: int, run: list[tuple[int, int]], wanted: list[int]) -> list
     return gone
 
 
-def _size(store: Store) -> int:
+def size(store: Store) -> int:
     """Bytes of the database file, without what waits to be folded into it."""
     return store.value("PRAGMA page_count") * store.value("PRAGMA page_size")
 
