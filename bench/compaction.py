@@ -9,6 +9,7 @@ import msgpack
 
 from bench.harness import SEED, say, sentence, workspace
 from replica import compact
+from replica.bridge import Bridge
 from replica.changes import Add, Dot, Remove
 from replica.clone import Clone
 
@@ -29,6 +30,7 @@ def run(place: Path) -> None:
     _live_through(one, WINDOW)
     now[0] += 5 * DAY
     say(f"write {CHANGES:,} changes", f"{time.perf_counter() - began:.0f} s")
+    Bridge(one, one.log.now_ms).run(every=True)
     live = sum(len(one.documents.text(document).encode()) for document in one.documents.all())
     window = one.store.value("SELECT sum(length(body) + 200) FROM (SELECT body FROM changes ORDER BY n DESC LIMIT ?)",
                              (WINDOW,))  # fmt: skip

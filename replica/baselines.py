@@ -165,19 +165,36 @@ def read(store: Store, log: Log, doc: int, policy: str, engine: Any = None) -> B
     alive = {name(n).id: seq for n, seq in store.rows("SELECT author, seq FROM alive WHERE doc=?", (doc,))}
     if policy == "text":
         return Baseline(alive, [], engine.text, engine.state())
+    return Baseline(alive, _adds(store, log, doc, "dead", "1"), "", None)
+
+
+def of(store: Store, log: Log, doc: int) -> Baseline | None:
+    """The baseline of a document; None: its log is whole."""
+    packed = store.value("SELECT data FROM baselines WHERE doc=?", (doc,))
+    if packed is None:
+        return None
+    return unpack(packed)._replace(adds=_adds(store, log, doc, "folded=2", "folded>0"))
+
+
+def keep(store: Store, doc: int, time: int, baseline: Baseline) -> None:
+    """Store a document's baseline; its adds are marked as such where they stand (`folded`)."""
+    packed = pack(baseline._replace(adds=[]))
+    store.execute("INSERT OR REPLACE INTO baselines VALUES(?,?,?)", (doc, time, packed))
+
+
+def _adds(store: Store, log: Log, doc: int, dead: str, which: str) -> list[AddRow]:
     rows = store.rows(
-        "SELECT id, author, seq, idx, time, role, text, occurrence, lead, place, after, meta, roots, dead, rank"
-        " FROM adds WHERE doc=? ORDER BY author, seq, idx", (doc,),
+        f"SELECT id, author, seq, idx, time, role, text, occurrence, lead, place, after, meta, roots, {dead}, rank"
+        f" FROM adds WHERE doc=? AND {which} ORDER BY author, seq, idx", (doc,),
     )  # fmt: skip
-    adds = [
-        AddRow(row[0], name(row[1]).id, *row[2:13], bool(row[13]), unpack_rank(row[14]) if row[14] else None)
+    return [
+        AddRow(row[0], log.author_n(row[1]).id, *row[2:13], bool(row[13]), unpack_rank(row[14]) if row[14] else None)
         for row in rows
     ]
-    return Baseline(alive, adds, "", None)
 
 
 def write(store: Store, log: Log, doc: int, baseline: Baseline, row: int = 0) -> None:
-    """Fill a document's empty tables; `row`: where in this store's log all of it came in."""
+    """Fill a document's empty tables with a baseline; `row`: where in this store's log all of it came in."""
 
     def n(author: bytes) -> int:
         found = log.author(author)
@@ -188,22 +205,18 @@ def write(store: Store, log: Log, doc: int, baseline: Baseline, row: int = 0) ->
     store.many("INSERT INTO alive VALUES(?,?,?)", [(doc, n(author), seq) for author, seq in baseline.alive.items()])
     store.many(
         "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, occurrence, lead, place, after, meta,"
-        " roots, dead, rank) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " roots, dead, rank, folded) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         [
             (doc, add.id, n(add.author), add.seq, add.idx, add.time, row, add.role, add.text, add.occurrence, add.lead,
-             add.place, add.after, add.meta, add.roots, int(add.dead), add.rank and pack_rank(add.rank))
+             add.place, add.after, add.meta, add.roots, int(add.dead), add.rank and pack_rank(add.rank),
+             1 + add.dead)
             for add in baseline.adds
         ],
     )  # fmt: skip
     if baseline.state is not None:
-        store.execute("INSERT OR REPLACE INTO texts VALUES(?,0,?,?)", (doc, baseline.text, baseline.state))
-
-
-def restore(store: Store, log: Log, doc: int) -> None:
-    """Fill a document's empty tables from its baseline, if it has one."""
-    packed = store.value("SELECT data FROM baselines WHERE doc=?", (doc,))
-    if packed is not None:
-        write(store, log, doc, unpack(packed))
+        store.execute(
+            "INSERT OR REPLACE INTO texts VALUES(?,0,?,?)", (doc, baseline.text, zlib.compress(baseline.state, 1))
+        )
 
 
 def text_state(store: Store, doc: int) -> bytes | None:
@@ -215,13 +228,12 @@ def text_state(store: Store, doc: int) -> bytes | None:
 class Scratch(Materialiser):
     """Applies a selection of the log to a scratch store, where texts are held in memory alone."""
 
-    def begin(self, doc: int, packed: bytes | None) -> None:
+    def begin(self, doc: int, baseline: Baseline | None) -> None:
         """Start a document of the scratch store from its baseline."""
-        if packed is None:
+        if baseline is None:
             return
         from replica.text import Text
 
-        baseline = unpack(packed)
         write(self.store, self.log, doc, baseline)
         if baseline.state is not None:
             self.texts[doc] = (Text.load(baseline.state), 0)

@@ -9,6 +9,7 @@ import errno
 import itertools
 import os
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,9 @@ from replica.rejoin import under_way
 SECOND_LOOK = 300
 GROUP = 64  # files written with two transactions between them
 DUE = {"daily": 86_400_000, "weekly": 7 * 86_400_000}  # milliseconds
+
+
+DEFLATED, FOLLOWS = 1, 2  # forms in which a file's base and canonical text are kept (replica/store.py)
 
 
 @dataclass
@@ -178,9 +182,16 @@ class Bridge:
 
     def row(self, path: str) -> Row | None:
         found = self.store.row(
-            "SELECT path, policy, base, canonical, ids, change, stamp, missing, intent FROM files WHERE path=?", (path,)
+            "SELECT path, policy, base, canonical, ids, change, stamp, missing, intent, form FROM files WHERE path=?",
+            (path,),
         )
-        return Row(*found) if found else None
+        if found is None:
+            return None
+        *fields, form = found
+        row = Row(*fields)
+        if form & DEFLATED:
+            row = row._replace(base=zlib.decompress(row.base))
+        return row._replace(canonical=_canonical(row.base, row.policy)) if form & FOLLOWS else row
 
     def deliver(self) -> Report:
         """Write what the log has brought since the last time, without a look at the rest of the folder."""
@@ -676,10 +687,15 @@ class Bridge:
         return b"".join(ids)
 
     def _put(self, path, policy, data, canonical, ids, change, stamp, intent) -> None:
+        form = 0
+        if canonical == _canonical(data, policy):
+            canonical, form = "", FOLLOWS
+        if len(packed := zlib.compress(data, 1)) < len(data):
+            data, form = packed, form | DEFLATED
         self.store.execute(
-            "INSERT OR REPLACE INTO files(path, policy, base, canonical, ids, change, stamp, missing, intent)"
-            " VALUES(?,?,?,?,?,?,?,NULL,?)",
-            (path, policy, data, canonical, ids, change, stamp, intent),
+            "INSERT OR REPLACE INTO files(path, policy, base, canonical, ids, change, stamp, missing, intent, form)"
+            " VALUES(?,?,?,?,?,?,?,NULL,?,?)",
+            (path, policy, data, canonical, ids, change, stamp, intent, form),
         )
 
     def _intend(self, pending: "Pending") -> None:
@@ -691,8 +707,7 @@ class Bridge:
     def _finish(self, row: Row, data: bytes, stamp: str) -> Row | None:
         """After a crash: a file that holds what we were about to write was written by us."""
         if row.intent == data:
-            text = filetext.decode(data).text
-            canonical = text if row.policy == "text" else filetext.canonical(text)
+            canonical = _canonical(data, row.policy)
             document = self.clone.documents.find(row.path, row.policy)
             with self.clone.transaction():
                 ids = self._ids_for(canonical, row.policy, document)
@@ -774,3 +789,9 @@ class Bridge:
             if path not in held:
                 raise DocumentNotFound(f"{path!r} is not held back", hint="see what is held with `replica status`")
         return set(chosen) or held
+
+
+def _canonical(data: bytes, policy: str) -> str:
+    """The canonical text of what a file holds."""
+    text = filetext.decode(data).text
+    return text if policy == "text" else filetext.canonical(text)

@@ -77,9 +77,12 @@ def make(store: Store, log: Log) -> bytes:
         [body for (body,) in store.rows(
             "SELECT body FROM changes c JOIN authors a ON a.n=c.author WHERE c.seq<=a.floor AND private=0 ORDER BY c.n"
         )],
-        store.rows(
-            "SELECT path, policy, time, data FROM documents d JOIN baselines ON doc=d.n WHERE private=0 ORDER BY 1, 2"
-        ),
+        [
+            (path, policy, time, baselines.pack(baselines.of(store, log, doc)))
+            for path, policy, time, doc in store.rows(
+                "SELECT path, policy, time, n FROM documents JOIN baselines ON doc=n WHERE private=0 ORDER BY 1, 2"
+            )
+        ],
     ]  # fmt: skip
     return zlib.compress(msgpack.packb(fields), 1)
 
@@ -157,9 +160,9 @@ def load(store: Store, log: Log, materialiser: Materialiser, bundle: Bundle) -> 
     store.many("INSERT OR IGNORE INTO successions VALUES(?,?,?)", bundle.successions)
     store.many("INSERT OR IGNORE INTO deps VALUES(?,?,?,?)", [(row(a).n, row(d).n, s, t) for a, d, s, t in bundle.deps])
     row_before = log.last_row()
-    for (path, policy, time, packed), content in zip(bundle.documents, contents, strict=True):
+    for (path, policy, time, _), content in zip(bundle.documents, contents, strict=True):
         doc = log.document((path, policy), private=False)
-        store.execute("INSERT OR REPLACE INTO baselines VALUES(?,?,?)", (doc, time, packed))
+        baselines.keep(store, doc, time, content)
         baselines.write(store, log, doc, content, row_before + 1)
         # Newer than whatever a file of it was written from.
         store.execute(

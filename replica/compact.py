@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgpack
 
 from replica import baselines, changes
-from replica.baselines import Late, Scratch
+from replica.baselines import Baseline, Late, Scratch
 from replica.changes import Add, Dot, Kind
 from replica.clock import MAX_LEAD, from_ms, to_ms
 from replica.clone import Clone
@@ -238,7 +238,8 @@ def _kept_documents(store: Store) -> list[int]:
 class _Folded(NamedTuple):
     doc: int
     time: int
-    data: bytes
+    baseline: Baseline  # without its adds
+    kept: list[tuple[int, int, int, int]]  # its adds: 1, or 2 if dead; author's row, number, index
     gone: list[tuple[int, int, int]]  # adds that nothing needs: author's row, number, index
     moved: list[tuple]  # adds that stand where a folded one stood: after, rank, author's row, number, index
 
@@ -268,9 +269,8 @@ def _folded(clone: Clone, scratch: Store, doc: int, cut: Cut) -> _Folded:
     )  # fmt: skip
     replay = Scratch(scratch)
     replay.log = log
-    known = store.row("SELECT time, data FROM baselines WHERE doc=?", (doc,))
-    replay.begin(doc, known and known[1])
-    time, later = known[0] if known else 0, []
+    replay.begin(doc, baselines.of(store, log, doc))
+    time, later = store.value("SELECT time FROM baselines WHERE doc=?", (doc,), 0), []
     for stored in log.changes_of(doc):
         if stored.change.seq <= cut[stored.author.n]:
             replay.apply(stored)
@@ -286,7 +286,8 @@ def _folded(clone: Clone, scratch: Store, doc: int, cut: Cut) -> _Folded:
         (row.after, row.rank and baselines.pack_rank(row.rank), *_key(log, row.dot))
         for was in whole.adds if (row := left.get(was.dot)) and (row.after, row.rank) != (was.after, was.rank)
     ]  # fmt: skip
-    return _Folded(doc, time, baselines.pack(whole._replace(adds=adds)), gone, moved)
+    kept = [(1 + row.dead, *_key(log, row.dot)) for row in adds]
+    return _Folded(doc, time, whole._replace(adds=[]), kept, gone, moved)
 
 
 def _key(log: Log, dot: Dot) -> tuple[int, int, int]:
@@ -332,7 +333,11 @@ def _fold(clone: Clone, cut: Cut, prepared: list[_Folded]) -> int:
     kept, foldable = set(_kept_documents(store)), _foldable(store)  # one more may have come since
     ready = [one for one in prepared if one.doc not in kept]
     for one in ready:
-        store.execute("INSERT OR REPLACE INTO baselines VALUES(?,?,?)", (one.doc, one.time, one.data))
+        baselines.keep(store, one.doc, one.time, one.baseline)
+        store.many(
+            "UPDATE adds SET folded=?1, text=iif(?1=2, '', text), lead=iif(?1=2, '', lead), meta=iif(?1=2, NULL, meta)"
+            " WHERE author=?2 AND seq=?3 AND idx=?4", one.kept,
+        )  # fmt: skip
         store.many("DELETE FROM adds WHERE author=? AND seq=? AND idx=?", one.gone)
         store.many("UPDATE adds SET after=?, rank=? WHERE author=? AND seq=? AND idx=?", one.moved)
     for n, seq in cut.items():

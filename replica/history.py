@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
 from typing import NamedTuple
 
-from replica import clock, intake
-from replica.baselines import Scratch
+from replica import baselines, clock, intake
 from replica.blocks import render, spaced
 from replica.changes import Add, Change, Kind, Remove
 from replica.clone import Clone
@@ -224,13 +223,13 @@ def _check_kept(clone: Clone, path: str, numbers: list[int], moment: int) -> Non
 
 
 def _replayed(clone: Clone, path: str, numbers: list[int], moment: int, store: Store) -> Past | None:
-    replay = Scratch(store)
+    replay = baselines.Scratch(store)
     replay.log = clone.log  # who wrote, and what each change had seen
     documents = Documents(store, clone.log, replay)
     rows = clone.store.rows("SELECT n, path, policy, private FROM documents WHERE path=?", (path,))
     store.many("INSERT INTO documents(n, path, policy, private) VALUES(?,?,?,?)", rows)
     for doc in numbers:
-        replay.begin(doc, clone.store.value("SELECT data FROM baselines WHERE doc=?", (doc,)))
+        replay.begin(doc, baselines.of(clone.store, clone.log, doc))
     for stored in _until(clone, numbers, moment):
         replay.apply(stored)
     for document in documents.all():

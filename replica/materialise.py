@@ -5,6 +5,7 @@ that stores the change, so the tables are never ahead of the log nor behind it.
 """
 
 import hashlib
+import zlib
 from collections import OrderedDict
 from functools import lru_cache
 from typing import NamedTuple
@@ -255,10 +256,10 @@ class Materialiser:
         row = self.store.row("SELECT change, state, text FROM texts WHERE doc=?", (doc,))
         if row is not None and row[0] < limit:
             try:
-                text = Text.load(row[1], client)
+                text = Text.load(zlib.decompress(row[1]), client)
                 if text.text == row[2]:
                     return text, row[0]
-            except CorruptUpdate:
+            except (CorruptUpdate, zlib.error):
                 pass
         return self.folded_text(doc, client), 0
 
@@ -279,7 +280,9 @@ class Materialiser:
         if doc not in self._dirty:
             return
         engine, n = self.texts[doc]
-        self.store.execute("INSERT OR REPLACE INTO texts VALUES(?,?,?,?)", (doc, n, engine.text, engine.state()))
+        self.store.execute(
+            "INSERT OR REPLACE INTO texts VALUES(?,?,?,?)", (doc, n, engine.text, zlib.compress(engine.state(), 1))
+        )
         self._dirty.discard(doc)
 
     def forget(self) -> None:
@@ -335,11 +338,13 @@ class Materialiser:
         """Make a document's tables anew from its baseline and the log alone. Inside a transaction."""
         from replica import baselines
 
+        baseline = baselines.of(self.store, self.log, doc)
         for table in ("adds", "alive", "texts", "overlaps"):
             self.store.execute(f"DELETE FROM {table} WHERE doc=?", (doc,))
         self.texts.pop(doc, None)
         self._dirty.discard(doc)
-        baselines.restore(self.store, self.log, doc)
+        if baseline is not None:
+            baselines.write(self.store, self.log, doc, baseline)
         self.store.execute("UPDATE documents SET digest=NULL WHERE n=?", (doc,))
         self.store.set_meta("digest", None)
         for stored in list(self.log.changes_of(doc)):

@@ -44,8 +44,10 @@ CREATE TABLE deps(author INTEGER, dep INTEGER, seq INTEGER, dep_seq INTEGER, PRI
     WITHOUT ROWID;
 
 -- What a document was where its folded changes end: the log of it begins behind that. `time`: of the last of them.
+-- Its adds are those of `adds` that are `folded`.
 CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);
 
+-- `folded`: 1 for an add of the document's baseline, 2 for one that was dead there.
 -- Everything below follows from the baselines and the log.
 -- `changed`: the row of the document's last change.
 CREATE TABLE documents(
@@ -60,8 +62,9 @@ CREATE TABLE adds(
     idx INTEGER NOT NULL, time INTEGER NOT NULL, change INTEGER NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
     occurrence INTEGER NOT NULL, lead TEXT NOT NULL,
     place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, rank BLOB,
-    UNIQUE(author, seq, idx));
+    folded INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
 CREATE INDEX adds_of_document ON adds(doc, id);
+-- A cache; `state` is deflated.
 CREATE TABLE texts(doc INTEGER PRIMARY KEY, change INTEGER NOT NULL, text TEXT NOT NULL, state BLOB NOT NULL);
 CREATE TABLE overlaps(
     doc INTEGER, one INTEGER, one_seq INTEGER, other INTEGER, other_seq INTEGER, reviewed INTEGER NOT NULL DEFAULT 0,
@@ -69,10 +72,12 @@ CREATE TABLE overlaps(
 
 -- This clone alone.
 -- `base`: what we last wrote to the file or read from it, and up to which row of the log that was the document.
+-- `form`: with 1 in it, `base` is deflated; with 2, `canonical` is empty since it follows from the base.
 -- `intent`: what we are about to write; a crash between the file and the store must not look like an edit.
 CREATE TABLE files(
-    path TEXT PRIMARY KEY, policy TEXT NOT NULL, base BLOB NOT NULL, canonical TEXT NOT NULL, ids BLOB NOT NULL,
-    change INTEGER NOT NULL, stamp TEXT, missing INTEGER, intent BLOB) WITHOUT ROWID;
+    path TEXT NOT NULL PRIMARY KEY, policy TEXT NOT NULL, base BLOB NOT NULL, canonical TEXT NOT NULL,
+    ids BLOB NOT NULL, change INTEGER NOT NULL, stamp TEXT, missing INTEGER, intent BLOB,
+    form INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE held(path TEXT PRIMARY KEY, reason TEXT NOT NULL, what TEXT NOT NULL, since INTEGER NOT NULL)
     WITHOUT ROWID;
 CREATE TABLE skipped(path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
@@ -88,7 +93,16 @@ ALTER TABLE documents ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
 UPDATE documents SET changed=ifnull((SELECT max(c.n) FROM changes c WHERE c.doc=documents.n), 0);
 CREATE INDEX documents_changed ON documents(changed);
 ALTER TABLE adds ADD COLUMN rank BLOB;
+ALTER TABLE adds ADD COLUMN folded INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);
+ALTER TABLE files RENAME TO files_1;
+CREATE TABLE files(
+    path TEXT NOT NULL PRIMARY KEY, policy TEXT NOT NULL, base BLOB NOT NULL, canonical TEXT NOT NULL,
+    ids BLOB NOT NULL, change INTEGER NOT NULL, stamp TEXT, missing INTEGER, intent BLOB,
+    form INTEGER NOT NULL DEFAULT 0);
+INSERT INTO files SELECT path, policy, base, canonical, ids, change, stamp, missing, intent, 0 FROM files_1;
+DROP TABLE files_1;
+DELETE FROM texts;
 ALTER TABLE removals ADD COLUMN away INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE successions ADD COLUMN why TEXT NOT NULL DEFAULT 'copy';
 CREATE TABLE admissions(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
