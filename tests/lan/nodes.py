@@ -60,9 +60,13 @@ class Process:
     def said(self) -> str:
         return self._log.read_text("utf-8", "replace")[-2000:]
 
-    def end(self) -> None:
+    def terminate(self) -> None:
+        """Ask it to end, also if it is frozen."""
         self.popen.send_signal(signal.SIGCONT)
         self.popen.terminate()
+
+    def end(self) -> None:
+        self.terminate()
         try:
             self.popen.wait(10)
         except subprocess.TimeoutExpired:
@@ -93,14 +97,18 @@ class Desk:
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def found(self) -> None:
-        """Make the workspace."""
+    def found(self, files: dict[str, str]) -> None:
+        """Make the workspace, of a folder that has these files."""
         self.folder.mkdir()
+        for path, text in files.items():
+            self.write(path, text)
         self.replica("init", str(self.folder), "--name", self.name)
 
     def join(self, inviter: "Desk") -> float:
         """Become a clone by a code that `inviter` shows; returns the seconds that joining took by its own account."""
-        invitation = Process(inviter.host, "invite", "--dir", str(inviter.folder), "--json", log=self.home / "invite.log")
+        invitation = Process(
+            inviter.host, "invite", "--dir", str(inviter.folder), "--json", log=self.home / "invite.log"
+        )
         try:
             code = invitation.event("code")["code"]
             (joined,) = self.replica("join", code, str(self.folder), "--name", self.name)
@@ -112,6 +120,11 @@ class Desk:
     def up(self) -> None:
         self._node = Process(self.host, "up", "--dir", str(self.folder), "--json", log=self.home / f"{self.name}.log")
         self._node.event("listening")
+
+    def go(self) -> None:
+        """Ask the node to end; `down` waits for it."""
+        if self._node is not None:
+            self._node.terminate()
 
     def down(self) -> None:
         if self._node is not None:
