@@ -204,7 +204,10 @@ class Materialiser:
         from replica import yjs
         from replica.text import client_id
 
-        engine = self.engine_for(stored)
+        try:
+            engine = self.engine_for(stored)
+        except DamagedDocument:
+            return  # the log goes on; whoever asks for this document is told
         path = stored.change.document[0]
         if self.made_here:
             update = yjs.decode(stored.change.payload)
@@ -213,7 +216,10 @@ class Materialiser:
         self._mark_overlaps(stored, update)
 
     def import_(self, stored: Stored) -> None:
-        engine = self.engine_for(stored)
+        try:
+            engine = self.engine_for(stored)
+        except DamagedDocument:
+            return
         engine.apply_import(stored.change.payload)
         self._mark_overlaps(stored, update_of(Kind.IMPORT, stored.change.body))
 
@@ -299,7 +305,10 @@ class Materialiser:
                 (other, log.past(me.n, seq, other), doc, stored.n, Kind.TEXT, Kind.IMPORT),
             )
             for other_seq, kind, body in unseen:
-                theirs = update_of(kind, body)
+                try:
+                    theirs = update_of(kind, body)
+                except InvalidChange:
+                    continue  # damaged on this disk, which is not the sender's fault; the digests tell that we differ
                 if kind == Kind.IMPORT and stored.change.kind is Kind.IMPORT and theirs == update:
                     continue  # both imported the same file: one text, nothing to look at
                 if yjs.overlap(update, theirs):

@@ -125,7 +125,7 @@ class Node:
         if self.options.files:
             from transport.watch import watch
 
-            self.spawn(watch(self.clone.root, self._stopping, self._saved))
+            self.spawn(watch(self.clone.root, self._stopping, self._saved, self._unwatched))
 
     def spawn(self, work) -> asyncio.Task:
         """Run beside everything else until the node ends; an error ends the node."""
@@ -500,6 +500,13 @@ class Node:
     def _saved(self, paths: set[str] | None) -> None:
         """The watch saw these document paths change; None: look at everything."""
         self._safely(self.bridge.run if paths is None else lambda: self.bridge.collect(paths))
+
+    def _unwatched(self, why: str) -> None:
+        """The watch gave up; see transport/watch.py."""
+        self.tell(
+            "error", message=f"saved files are noticed only every two seconds, as the folder cannot be watched: {why}",
+            hint="on Linux, raise fs.inotify.max_user_watches and fs.inotify.max_user_instances, then restart the node",
+        )  # fmt: skip
 
     def _safely(self, work: Callable[[], Report]) -> None:
         """Files in trouble (a full disk, an unmounted folder) must not take the node down."""
