@@ -55,7 +55,7 @@ def test_failure_17_a_stored_text_that_is_damaged_is_made_anew_from_the_log_and_
 
 
 def test_failure_17_what_was_written_is_there_though_nothing_was_closed():
-    """Nothing was flushed at shutdown: here an edit is in the store when it returns, whatever becomes of the process."""
+    """Nothing was flushed at shutdown: here an edit is in the store when it returns, whatever happens then."""
     with Network("alice") as network:
         alice = network["alice"]
         alice.edit_text("notes.md", new="precious\n")

@@ -17,7 +17,18 @@ from replica.errors import CorruptUpdate, Fork, MissingDependency, PeerError
 from replica.text import Text, client_id
 from tests.failures import PATHS, back_up, roll_back
 from tests.helpers import (
-    START, Link, Network, add, assert_same, batches, conflict_ids, entry, forged, history, read, save, shared_content,
+    START,
+    Link,
+    Network,
+    add,
+    assert_same,
+    batches,
+    entry,
+    forged,
+    history,
+    read,
+    save,
+    shared_content,
     talk,
 )  # fmt: skip
 from transport.session import Changes, Ended, InStep
@@ -45,7 +56,7 @@ def test_failure_01_a_flipped_bit_never_enters_a_store():
 def test_failure_01_a_bit_that_flips_on_the_disk_does_not_spread():
     """Nothing noticed what a disk had changed: here the others check the signature, and refuse with a reason."""
     with Network("alice", "bob", "carol") as network:
-        alice, bob, carol = (network[name] for name in ("alice", "bob", "carol"))
+        alice, _bob, carol = (network[name] for name in ("alice", "bob", "carol"))
         alice.edit_text("notes.md", new="some words\n")
         network.sync("alice", "bob")
         body = alice.store.value("SELECT body FROM changes ORDER BY n DESC LIMIT 1")

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -218,7 +217,7 @@ def test_failure_27_ten_thousand_files_need_a_watch_for_each_folder_only(tmp_pat
 def test_failure_27_where_the_limit_of_watches_is_reached_it_is_said_and_the_folder_still_seen(
     tmp_path, monkeypatch, kind
 ):
-    """Without a watch, edits were no longer noticed: here that is said with the way out, and the folder is looked at."""
+    """Without a watch, edits went unnoticed: here that is said with the way out, and the folder is looked at."""
     import watchfiles
     from watchfiles._rust_notify import WatchfilesRustInternalError
 

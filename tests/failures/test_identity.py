@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from replica.bridge import SECOND_LOOK, Bridge
+from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
 from replica.errors import StoreError
 from replica.places import FOLDER
@@ -78,7 +78,7 @@ def test_failure_15_a_removed_member_does_not_come_back_through_a_third():
 
 
 def test_failure_12_a_backup_of_the_whole_folder_brings_old_files_back_as_no_edit():
-    """Old files beside an old database went out as new edits: here both are of one past, and the others bring the rest."""
+    """Old files beside an old database went out as new edits: here both are one past, and get the rest."""
     with Network("alice", "bob") as network:
         alice = network["alice"]
         for path in PATHS:
