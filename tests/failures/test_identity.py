@@ -9,8 +9,8 @@ from replica.clone import Clone
 from replica.errors import StoreError
 from replica.places import FOLDER
 from tests.failures import PATHS, back_up, roll_back
-from tests.helpers import Network, add, assert_same, certificate, read, save, shared_content, talk
-from transport.session import Ended
+from tests.helpers import Network, add, assert_same, batches, certificate, read, save, shared_content, talk
+from transport.session import Bye, Changes, Ended, Session, State
 
 
 def test_failure_12_a_store_without_its_files_is_no_mass_deletion():
@@ -75,6 +75,22 @@ def test_failure_15_a_removed_member_does_not_come_back_through_a_third():
         add(carol, "a-buffer.md", "- later")
         talk(bob, carol)
         assert bob.vector() == before
+
+
+def test_failure_15_a_removed_member_that_does_not_obey_is_not_listened_to():
+    """A removed device simply went on: here who removed it takes nothing from it, whatever it believes."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        hello = Session(bob, alice.identity.id).open()
+        alice.remove("bob")
+        add(bob, "a-buffer.md", "- by one who goes on")
+        session, before = Session(alice, bob.identity.id), alice.vector()
+        assert all(isinstance(message, Bye) for message in session.open())
+        live = Session(alice, bob.identity.id)  # the connection was there before
+        for message in (*hello, Changes(tuple(next(batches(bob, alice.vector()))))):
+            if live.state is not State.CLOSED:
+                assert all(isinstance(reply, Bye) for reply in live.receive(message))
+        assert live.state is State.CLOSED and alice.vector() == before
 
 
 def test_failure_12_a_backup_of_the_whole_folder_brings_old_files_back_as_no_edit():
