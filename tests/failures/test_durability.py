@@ -2,12 +2,15 @@
 
 import sqlite3
 
+import msgpack
 import pytest
 
+from replica import compact
 from replica.bridge import Bridge
 from replica.errors import DamagedDocument, UnknownSchema
 from replica.places import FOLDER, STORE
 from replica.store import Store
+from tests.failures import PATHS
 from tests.helpers import Link, Network, add, assert_same, read, save, talk
 from transport.session import Ack, Diverged, Ended
 
@@ -144,6 +147,87 @@ def test_failure_19_a_snapshot_older_than_the_log_is_followed_by_what_came_since
         alice.edit_text("notes.md", new="zero\none\ntwo\nthree\n")
         network.sync("alice", "bob")
         assert_same(alice, bob)
+
+
+def known_to_all(network: Network) -> None:
+    """Everybody has acknowledged everything, and nothing is too young to be folded."""
+    network.sync_all()
+    network.now += 1_000
+    for clone in network.clones.values():
+        clone.set_config("[history]\ndays = 0\n")
+        for other in network.clones.values():
+            clone.store.execute(
+                "INSERT OR REPLACE INTO peers(id, seen, vector) VALUES(?,?,?)",
+                (other.identity.id, network.now, msgpack.packb(other.vector())),
+            )
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_failure_19_what_comes_while_old_changes_are_folded_is_not_folded_away(path, monkeypatch):
+    """What came between a snapshot and its trimming was lost: here exactly what was folded goes, in one transaction."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, path, "- one\n- two\n")
+        network.share()
+        save(alice, path, "- one\n- two\n- three\n")
+        network.share()
+        known_to_all(network)
+        prepared, other = compact._prepared, network.open_again("alice")
+
+        def meanwhile(clone, cut):
+            yield from prepared(clone, cut)
+            save(alice, path, "- one\n- two\n- three\n- meanwhile\n")
+            Bridge(other, network.clock).run()  # another process, before the folding is stored
+
+        monkeypatch.setattr(compact, "_prepared", meanwhile)
+        assert compact.compact(alice).folded > 0
+        other.close()
+        alice = network.reopen("alice")
+        assert "- meanwhile" in alice.text(path) and "- one" in alice.text(path)
+        add_by_bob = read(bob, path) + "- by bob\n"
+        save(bob, path, add_by_bob)
+        network.share()
+        for clone in (alice, bob):
+            waiting = " ".join(version.text for c in clone.documents.all_conflicts() for version in c.versions)
+            shown = read(clone, path) + waiting
+            assert all(f"- {words}" in shown for words in ("one", "two", "three", "meanwhile", "by bob"))
+        assert_same(alice, bob)
+
+
+def test_failure_19_a_folding_that_fails_leaves_every_change_where_it_was(monkeypatch):
+    """A trimming cut short had removed rows that no snapshot held: here it is done as a whole, or not at all."""
+    with Network("alice", "bob") as network:
+        alice = network["alice"]
+        for n in range(4):
+            alice.edit_text("notes.md", new="".join(f"line {k}\n" for k in range(n + 1)))
+        known_to_all(network)
+        rows = alice.store.rows("SELECT * FROM changes")
+        with monkeypatch.context() as failing:
+            failing.setattr(compact, "_thin_deps", lambda store: (_ for _ in ()).throw(OSError(5, "disk")))
+            with pytest.raises(OSError):
+                compact.compact(alice)
+        assert alice.store.rows("SELECT * FROM changes") == rows
+        alice = network.reopen("alice")
+        assert compact.compact(alice).folded == 4 and alice.text("notes.md").count("line") == 4
+        network.sync("alice", "bob")
+        assert_same(alice, network["bob"])
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_failure_19_a_damaged_change_is_not_folded_into_a_baseline(damage):
+    """A snapshot of damaged rows took the place of the only good ones: here damage is found before anything goes."""
+    with Network("alice", "bob") as network:
+        alice = network["alice"]
+        alice.edit_text("notes.md", new="one\n"), alice.edit_text("notes.md", new="one\ntwo\n")
+        add(alice, "a-buffer.md", "- one")
+        known_to_all(network)
+        rows = alice.store.rows("SELECT c.n, body FROM changes c JOIN documents d ON d.n=doc WHERE path='notes.md'")
+        body = DAMAGE[damage] if DAMAGE[damage] is not None else rows[0][1]
+        alice.store.execute("UPDATE changes SET body=? WHERE n=?", (body, rows[-1][0]))
+        count = alice.store.value("SELECT count(*) FROM changes")
+        with pytest.raises(DamagedDocument, match=r"notes\.md"):
+            compact.compact(alice)
+        assert alice.store.value("SELECT count(*) FROM changes") == count
 
 
 def test_failure_20_a_store_of_an_unknown_schema_is_refused_and_stays_byte_for_byte():
