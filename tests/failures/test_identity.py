@@ -49,50 +49,6 @@ def test_failure_12_files_without_their_store_join_again_and_double_nothing():
         assert_same(alice, bob, carol)
 
 
-def test_failure_13_a_clone_without_its_history_cannot_write():
-    """Writing before one's own history was there forked an identity for good: here nothing can be written."""
-    with Network("alice") as network:
-        carol = network.add("carol")
-        with pytest.raises(Exception, match="has not received its workspace"):
-            add(carol, "a-buffer.md", "- too early")
-        network.sync("alice", "carol")
-        add(carol, "a-buffer.md", "- in time")
-        network.sync("alice", "carol")
-
-
-def test_failure_15_a_removed_member_does_not_come_back_through_a_third():
-    """Removed devices came back through a third that had not heard of it: here the removal travels, and outranks."""
-    with Network("alice", "bob", "carol") as network:
-        alice, bob, carol = (network[name] for name in ("alice", "bob", "carol"))
-        alice.remove("carol")
-        add(carol, "a-buffer.md", "- by carol")
-        network.sync("bob", "carol")
-        network.sync("alice", "bob")
-        for clone in (alice, bob):
-            assert carol.identity.id not in clone.trusted()
-            assert any(isinstance(event, Ended) and "removed" in event.reason for event in talk(clone, carol))
-        before = bob.vector()
-        add(carol, "a-buffer.md", "- later")
-        talk(bob, carol)
-        assert bob.vector() == before
-
-
-def test_failure_15_a_removed_member_that_does_not_obey_is_not_listened_to():
-    """A removed device simply went on: here who removed it takes nothing from it, whatever it believes."""
-    with Network("alice", "bob") as network:
-        alice, bob = network["alice"], network["bob"]
-        hello = Session(bob, alice.identity.id).open()
-        alice.remove("bob")
-        add(bob, "a-buffer.md", "- by one who goes on")
-        session, before = Session(alice, bob.identity.id), alice.vector()
-        assert all(isinstance(message, Bye) for message in session.open())
-        live = Session(alice, bob.identity.id)  # the connection was there before
-        for message in (*hello, Changes(tuple(next(batches(bob, alice.vector()))))):
-            if live.state is not State.CLOSED:
-                assert all(isinstance(reply, Bye) for reply in live.receive(message))
-        assert live.state is State.CLOSED and alice.vector() == before
-
-
 def test_failure_12_a_backup_of_the_whole_folder_brings_old_files_back_as_no_edit():
     """Old files beside an old database went out as new edits: here both are one past, and get the rest."""
     with Network("alice", "bob") as network:
@@ -114,6 +70,17 @@ def test_failure_12_a_backup_of_the_whole_folder_brings_old_files_back_as_no_edi
         for clone in network.clones.values():
             assert all(read(clone, path) == "- one\n- two\n" for path in PATHS)
         assert_same(*network.clones.values())
+
+
+def test_failure_13_a_clone_without_its_history_cannot_write():
+    """Writing before one's own history was there forked an identity for good: here nothing can be written."""
+    with Network("alice") as network:
+        carol = network.add("carol")
+        with pytest.raises(Exception, match="has not received its workspace"):
+            add(carol, "a-buffer.md", "- too early")
+        network.sync("alice", "carol")
+        add(carol, "a-buffer.md", "- in time")
+        network.sync("alice", "carol")
 
 
 def test_failure_13_a_restored_clone_goes_on_behind_all_that_it_had_said():
@@ -158,3 +125,36 @@ def test_failure_14_a_clone_in_a_git_work_tree_is_not_carried_along_by_git():
     """A work tree carried a clone's database along: here the folder with it tells git to leave it alone."""
     with Network("alice") as network:
         assert (network["alice"].root / FOLDER / ".gitignore").read_text() == "*\n"
+
+
+def test_failure_15_a_removed_member_does_not_come_back_through_a_third():
+    """Removed devices came back through a third that had not heard of it: here the removal travels, and outranks."""
+    with Network("alice", "bob", "carol") as network:
+        alice, bob, carol = (network[name] for name in ("alice", "bob", "carol"))
+        alice.remove("carol")
+        add(carol, "a-buffer.md", "- by carol")
+        network.sync("bob", "carol")
+        network.sync("alice", "bob")
+        for clone in (alice, bob):
+            assert carol.identity.id not in clone.trusted()
+            assert any(isinstance(event, Ended) and "removed" in event.reason for event in talk(clone, carol))
+        before = bob.vector()
+        add(carol, "a-buffer.md", "- later")
+        talk(bob, carol)
+        assert bob.vector() == before
+
+
+def test_failure_15_a_removed_member_that_does_not_obey_is_not_listened_to():
+    """A removed device simply went on: here who removed it takes nothing from it, whatever it believes."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        hello = Session(bob, alice.identity.id).open()
+        alice.remove("bob")
+        add(bob, "a-buffer.md", "- by one who goes on")
+        session, before = Session(alice, bob.identity.id), alice.vector()
+        assert all(isinstance(message, Bye) for message in session.open())
+        live = Session(alice, bob.identity.id)  # the connection was there before
+        for message in (*hello, Changes(tuple(next(batches(bob, alice.vector()))))):
+            if live.state is not State.CLOSED:
+                assert all(isinstance(reply, Bye) for reply in live.receive(message))
+        assert live.state is State.CLOSED and alice.vector() == before
