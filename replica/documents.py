@@ -376,7 +376,7 @@ class Documents:
             return b""
         try:
             return self._content_digest(document)
-        except DamagedDocument:
+        except DamagedRecord:
             return hashlib.sha256(b"memory-replica damaged 1\0" + self.store.meta("clone")).digest()
 
     def _content_digest(self, document: Document) -> bytes:

@@ -206,7 +206,7 @@ class Materialiser:
 
         try:
             engine = self.engine_for(stored)
-        except DamagedDocument:
+        except DamagedRecord:
             return  # the log goes on; whoever asks for this document is told
         path = stored.change.document[0]
         if self.made_here:
@@ -218,7 +218,7 @@ class Materialiser:
     def import_(self, stored: Stored) -> None:
         try:
             engine = self.engine_for(stored)
-        except DamagedDocument:
+        except DamagedRecord:
             return
         engine.apply_import(stored.change.payload)
         self._mark_overlaps(stored, update_of(Kind.IMPORT, stored.change.body))

@@ -18,7 +18,7 @@ from replica.bundle import MAX_PACKED
 from replica.changes import Signed
 from replica.clone import Clone
 from replica.errors import (
-    DamagedDocument,
+    DamagedRecord,
     Fork,
     IncompatiblePeer,
     InvalidChange,
@@ -421,7 +421,7 @@ class Session:
         for path, policy in unequal:
             document = self._clone.documents.find(path, policy)
             # One that is damaged here stays as it is; the others of the workspace go on.
-            with contextlib.suppress(DamagedDocument), self._clone.transaction():
+            with contextlib.suppress(DamagedRecord), self._clone.transaction():
                 if document.shared is not None:
                     self._clone.materialiser.rebuild(document.shared)
         self._tell(Diverged(tuple(path for path, _ in unequal), healed=False))

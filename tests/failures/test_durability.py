@@ -7,7 +7,7 @@ import pytest
 
 from replica import compact
 from replica.bridge import Bridge
-from replica.errors import DamagedDocument, UnknownSchema
+from replica.errors import DamagedRecord, UnknownSchema
 from replica.places import FOLDER, STORE
 from replica.store import Store
 from tests.failures import PATHS
@@ -87,7 +87,7 @@ def test_failure_18_a_document_with_a_damaged_change_waits_and_all_others_go_on(
         alice.store.execute("UPDATE changes SET body=? WHERE n=?", (body, rows[-1][0]))
         alice.store.execute("DELETE FROM texts")
         alice = network.reopen("alice")
-        with pytest.raises(DamagedDocument, match=r"notes\.md"):
+        with pytest.raises(DamagedRecord, match=r"notes\.md"):
             alice.text("notes.md")
         save(bob, "notes.md", "one\ntwo\nthree\n"), save(bob, "other.md", "x\ny\n"), save(bob, "a-buffer.md", "- 2\n")
         save(alice, "more.md", "of alice\n"), save(alice, "notes.md", "one\ntwo\nedited here\n")
@@ -225,7 +225,7 @@ def test_failure_19_a_damaged_change_is_not_folded_into_a_baseline(damage):
         body = DAMAGE[damage] if DAMAGE[damage] is not None else rows[0][1]
         alice.store.execute("UPDATE changes SET body=? WHERE n=?", (body, rows[-1][0]))
         count = alice.store.value("SELECT count(*) FROM changes")
-        with pytest.raises(DamagedDocument, match=r"notes\.md"):
+        with pytest.raises(DamagedRecord, match=r"notes\.md"):
             compact.compact(alice)
         assert alice.store.value("SELECT count(*) FROM changes") == count
 
