@@ -368,18 +368,12 @@ class Documents:
         try:
             return self._document_digest(document)
         except DamagedRecord:
-            return bytes(32)
-
-    def _document_digest(self, document: Document) -> bytes:
-        """b"" for a document that is deleted: as if it had never been. One that is damaged here equals nobody's."""
-        if not self.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,)):
-            return b""
-        try:
-            return self._content_digest(document)
-        except DamagedRecord:
             return hashlib.sha256(b"memory-replica damaged 1\0" + self.store.meta("clone")).digest()
 
-    def _content_digest(self, document: Document) -> bytes:
+    def _document_digest(self, document: Document) -> bytes:
+        """b"" for a document that is deleted: as if it had never been."""
+        if not self.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,)):
+            return b""
         if document.policy == "text":
             content: list = [self.raw_text(document.shared)]
             waiting = self._waiting_pairs(document.shared)

@@ -13,7 +13,7 @@ import msgpack
 
 from replica.blocks import block_id
 from replica.changes import POLICIES, Add, Dot, Kind, clean_name
-from replica.errors import CorruptUpdate, InvalidChange
+from replica.errors import CorruptUpdate, DamagedRecord, InvalidChange
 from replica.keys import clone_id
 from replica.log import Log, Stored
 from replica.store import Store

@@ -153,7 +153,9 @@ def test_a_peer_that_calls_again_has_lost_the_old_connection(tmp_path, monkeypat
         with monkeypatch.context() as later:
             later.setattr(old, "since", old.since - after)
             later.setattr(old, "close", lambda reason: None)
-            return node._prefer(Peer(node.clone, peer, None, dialled=False, address=None, tell=print))
+            return node._prefer(
+                Peer(node.clone, peer, None, own=node.clone.identity.id, dialled=False, address=None, tell=print)
+            )
 
     async def story():
         with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
