@@ -12,7 +12,7 @@ from replica.places import FOLDER, STORE
 from replica.store import Store
 from tests.failures import PATHS
 from tests.helpers import Link, Network, add, assert_same, read, save, talk
-from transport.session import Ack, Diverged, Ended
+from transport.session import Ack, Diverged, Ended, InStep
 
 
 def test_failure_16_an_acknowledgement_leaves_after_the_commit_and_says_no_more_than_it(monkeypatch):
@@ -104,6 +104,24 @@ def test_failure_18_a_document_with_a_damaged_change_waits_and_all_others_go_on(
         for clone in (alice, bob):
             assert read(clone, "other.md") == "x\ny\n" and read(clone, "more.md") == "of alice\n"
             assert read(clone, "a-buffer.md") == "- 2\n"
+
+
+def test_failure_18_two_that_are_damaged_in_one_document_are_not_in_step():
+    """Damage counted as content, and equal damage as equal content: here a damaged document equals nobody else's."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        alice.edit_text("notes.md", new="one\n"), alice.edit_text("notes.md", new="one\ntwo\n")
+        network.sync("alice", "bob")
+        for name in ("alice", "bob"):
+            store = network[name].store
+            store.execute("UPDATE changes SET body=x'ff' WHERE n=(SELECT max(n) FROM changes)")
+            store.execute("DELETE FROM texts")
+            store.execute("UPDATE documents SET digest=NULL")
+            store.set_meta("digest", None)
+            network.reopen(name)
+        alice, bob = network["alice"], network["bob"]
+        assert alice.vector() == bob.vector() and alice.digest() != bob.digest()
+        assert not any(isinstance(event, InStep) for event in talk(alice, bob))
 
 
 def test_failure_18_a_document_over_the_limit_is_listed_and_the_others_go_on():
