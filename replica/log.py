@@ -393,7 +393,8 @@ class Log:
             except (InvalidChange, TypeError):
                 change = None
             if change is None or change.hash != digest or author not in self._by_n:
-                raise DamagedRecord(f"change {n} in the store is damaged")
+                path = self.store.value("SELECT path FROM documents WHERE n=?", (doc,))
+                raise DamagedRecord(f"{path}: change {n} in the store is damaged, so this document waits")
             yield Stored(n, self._by_n[author], change)
 
 

@@ -14,7 +14,7 @@ import msgpack
 
 from replica.blocks import block_id
 from replica.changes import POLICIES, Add, Dot, Kind, clean_name
-from replica.errors import CorruptUpdate, InvalidChange
+from replica.errors import CorruptUpdate, DamagedRecord, InvalidChange
 from replica.keys import clone_id
 from replica.log import Log, Stored
 from replica.store import Store
@@ -205,7 +205,10 @@ class Materialiser:
         from replica import yjs
         from replica.text import client_id
 
-        engine = self.engine_for(stored)
+        try:
+            engine = self.engine_for(stored)
+        except DamagedRecord:
+            return  # the log goes on; whoever asks for this document is told
         path = stored.change.document[0]
         if self.made_here:
             update = yjs.decode(stored.change.payload)
@@ -214,7 +217,10 @@ class Materialiser:
         self._mark_overlaps(stored, update)
 
     def import_(self, stored: Stored) -> None:
-        engine = self.engine_for(stored)
+        try:
+            engine = self.engine_for(stored)
+        except DamagedRecord:
+            return
         engine.apply_import(stored.change.payload)
         self._mark_overlaps(stored, update_of(Kind.IMPORT, stored.change.body))
 
@@ -302,7 +308,10 @@ class Materialiser:
                 (other, log.past(me.n, seq, other), doc, stored.n, Kind.TEXT, Kind.IMPORT),
             )
             for other_seq, kind, body in unseen:
-                theirs = update_of(kind, body)
+                try:
+                    theirs = update_of(kind, body)
+                except InvalidChange:
+                    continue  # damaged on this disk, which is not the sender's fault; the digests tell that we differ
                 if kind == Kind.IMPORT and stored.change.kind is Kind.IMPORT and theirs == update:
                     continue  # both imported the same file: one text, nothing to look at
                 if yjs.overlap(update, theirs):

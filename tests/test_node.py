@@ -16,7 +16,8 @@ from replica.keys import Identity
 from transport import control, tls
 from transport.inviting import invite, join
 from transport.meeting import meet
-from transport.node import Node, Options
+from transport.node import OPEN_TIMEOUT, Node, Options
+from transport.peer import Peer
 from transport.session import Session
 
 HERE = ("127.0.0.1", 0)
@@ -139,6 +140,47 @@ def test_two_that_call_each_other_at_once_keep_one_connection(tmp_path):
                 other = b if lower is a else a
                 assert lower.peers[other.clone.identity.id].dialled in (True, False)
                 assert len(a.peers) == len(b.peers) == 1
+
+    asyncio.run(story())
+
+
+def test_a_peer_that_calls_again_has_lost_the_old_connection(tmp_path, monkeypatch):
+    """A moved machine calls while its old connection looks alive here; two calls that cross are another thing."""
+
+    def calls_again(node, peer, *, after: float) -> bool:
+        """Whether the node takes a call of a peer that it had called itself, so many seconds later."""
+        old = node.peers[peer]
+        with monkeypatch.context() as later:
+            later.setattr(old, "since", old.since - after)
+            later.setattr(old, "close", lambda reason: None)
+            return node._prefer(
+                Peer(node.clone, peer, None, own=node.clone.identity.id, dialled=False, address=None, tell=print)
+            )
+
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            lower, higher = sorted((alice, bob), key=lambda clone: clone.identity.id)
+            if lower is bob:
+                bob.store.set_meta("inviter", tls.make_certificate(alice.identity.private))
+            async with running(higher) as h, running(lower, [at(h)]) as node:
+                await until(lambda: node.peers and node.in_step, node)
+                assert not calls_again(node, higher.identity.id, after=0)
+                assert calls_again(node, higher.identity.id, after=OPEN_TIMEOUT + 1)
+
+    asyncio.run(story())
+
+
+def test_a_connection_from_an_address_that_has_gone_is_made_anew_at_once(tmp_path, monkeypatch):
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            async with running(alice) as a, running(bob, [at(a)]) as b:
+                await until(lambda: b.peers and b.in_step, b)
+                old = b.peers[alice.identity.id]
+                await b._network_changed({"10.1.1.1", "127.0.0.1"})  # loopback does not go
+                assert b.peers[alice.identity.id] is old
+                monkeypatch.setattr(type(old), "local_address", "10.1.1.1")
+                await b._network_changed({"10.1.1.1"})
+                await until(lambda: b.peers.get(alice.identity.id) not in (None, old) and b.in_step, b, 5)
 
     asyncio.run(story())
 

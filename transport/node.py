@@ -125,7 +125,7 @@ class Node:
         if self.options.files:
             from transport.watch import watch
 
-            self.spawn(watch(self.clone.root, self._stopping, self._saved))
+            self.spawn(watch(self.clone.root, self._stopping, self._saved, self._unwatched))
 
     def spawn(self, work) -> asyncio.Task:
         """Run beside everything else until the node ends; an error ends the node."""
@@ -423,12 +423,17 @@ class Node:
             self._wake_dialler.set()
 
     def _prefer(self, new: Peer) -> bool:
-        """Two clones that call each other at once keep the connection that the lower id made, both alike."""
+        """Two clones that call each other at once keep the connection that the lower id made, both alike.
+
+        Later the new one counts: nobody calls whom he is connected to, so the old connection is dead on the other side,
+        which has moved or slept. Here that would show only when its pings have long gone unanswered.
+        """
         old = self.peers.get(new.id)
         if old is None:
             return True
+        crossed = new.since - old.since < OPEN_TIMEOUT
         we_should_dial = self.clone.identity.id < new.id
-        if new.dialled != old.dialled and old.dialled == we_should_dial:
+        if crossed and new.dialled != old.dialled and old.dialled == we_should_dial:
             return False
         old.close("another connection is used")
         return True
@@ -496,6 +501,13 @@ class Node:
         """The watch saw these document paths change; None: look at everything."""
         self._safely(self.bridge.run if paths is None else lambda: self.bridge.collect(paths))
 
+    def _unwatched(self, why: str) -> None:
+        """The watch gave up; see transport/watch.py."""
+        self.tell(
+            "error", message=f"saved files are noticed only every two seconds, as the folder cannot be watched: {why}",
+            hint="on Linux, raise fs.inotify.max_user_watches and fs.inotify.max_user_instances, then restart the node",
+        )  # fmt: skip
+
     def _safely(self, work: Callable[[], Report]) -> None:
         """Files in trouble (a full disk, an unmounted folder) must not take the node down."""
         try:
@@ -553,8 +565,8 @@ class Node:
             wall, steady = time.time(), now
             current = addresses.current()
             if slept or current != places:
-                places = current
-                await self._network_changed()
+                gone, places = set(places) - set(current), current
+                await self._network_changed(gone)
             if now - rebrowse > REBROWSE and self._misses_somebody():
                 rebrowse = now
                 if self.discovery is not None:
@@ -580,8 +592,12 @@ class Node:
         except (ReplicaError, OSError) as error:
             self.tell("error", message=f"old changes could not be folded: {error}", hint=getattr(error, "hint", ""))
 
-    async def _network_changed(self) -> None:
+    async def _network_changed(self, gone: set[str]) -> None:
+        """`gone`: addresses that were ours. Connections from there are dead, and no one will tell."""
         self.tell("network_changed", addresses=list(addresses.interfaces()))
+        for peer in list(self.peers.values()):
+            if peer.local_address in gone - {addresses.LOOPBACK}:
+                peer.abort()
         if self.discovery is not None:
             await self.discovery.network_changed()
         self.hurry()

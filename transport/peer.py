@@ -1,6 +1,7 @@
 """One live connection to one peer: a websocket around a session, and nothing decided here."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from replica.clone import Clone
@@ -32,6 +33,7 @@ class Peer:
         self._settling: asyncio.TimerHandle | None = None
         self._hanging_up: asyncio.TimerHandle | None = None
         self.bytes_sent = self.bytes_received = 0
+        self.since = time.monotonic()
         self.error: Exception | None = None
 
     async def run(self) -> None:
@@ -86,6 +88,15 @@ class Peer:
     def close(self, reason: str = "") -> None:
         """End the connection soon, without waiting for it."""
         self._closing = asyncio.ensure_future(self._socket.close(1000, reason[:100]))
+
+    @property
+    def local_address(self) -> str:
+        """Our own address on this connection."""
+        return self._socket.local_address[0]
+
+    def abort(self) -> None:
+        """Drop the connection without a word: nothing that is sent on it arrives any more."""
+        self._socket.transport.abort()
 
     def _settle_soon(self) -> None:
         if self._settling is not None:

@@ -8,6 +8,7 @@ A link may lose everything at any time: the next session starts from the vectors
 comes twice is passed over.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -16,7 +17,15 @@ from replica import bundle, changes, clock, rejoin
 from replica.bundle import MAX_PACKED
 from replica.changes import Signed
 from replica.clone import Clone
-from replica.errors import Fork, IncompatiblePeer, InvalidChange, MissingDependency, PeerError, ProtocolError
+from replica.errors import (
+    DamagedRecord,
+    Fork,
+    IncompatiblePeer,
+    InvalidChange,
+    MissingDependency,
+    PeerError,
+    ProtocolError,
+)
 from replica.log import Stored, Vector, covers, lacking
 from replica.members import REMOVED
 
@@ -409,9 +418,10 @@ class Session:
                 self._tell(Diverged(tuple(path for path, _ in unequal), healed=False))
             return []
         self._rebuilt_at = dict(mine)
-        with self._clone.transaction():
-            for path, policy in unequal:
-                document = self._clone.documents.find(path, policy)
+        for path, policy in unequal:
+            document = self._clone.documents.find(path, policy)
+            # One that is damaged here stays as it is; the others of the workspace go on.
+            with contextlib.suppress(DamagedRecord), self._clone.transaction():
                 if document.shared is not None:
                     self._clone.materialiser.rebuild(document.shared)
         self._tell(Diverged(tuple(path for path, _ in unequal), healed=False))

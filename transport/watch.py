@@ -15,8 +15,16 @@ DEBOUNCE = 40
 POLL_AGAIN = 2.0  # seconds between looks where the system gives us no watch
 
 
-async def watch(root: Path, stop: asyncio.Event, changed: Callable[[set[str] | None], None]) -> None:
-    """Call `changed` with relative paths, or None for "look at everything", until `stop` is set."""
+async def watch(
+    root: Path,
+    stop: asyncio.Event,
+    changed: Callable[[set[str] | None], None],
+    unwatched: Callable[[str], None] = lambda why: None,
+) -> None:
+    """Call `changed` with relative paths, or None for "look at everything", until `stop` is set.
+
+    `unwatched` hears why the system gives no watch; from then on everything is looked at every POLL_AGAIN seconds.
+    """
     from watchfiles import Change, awatch
     from watchfiles._rust_notify import WatchfilesRustInternalError
 
@@ -33,8 +41,9 @@ async def watch(root: Path, stop: asyncio.Event, changed: Callable[[set[str] | N
             yield_on_timeout=False,
         ):  # fmt: skip
             changed({Path(path).relative_to(real).as_posix() for _, path in batch})
-    except (OSError, WatchfilesRustInternalError):
+    except (OSError, WatchfilesRustInternalError) as error:
         # The limit of watches is reached, or the file system has none: look at everything now and then.
+        unwatched(str(error))
         while not stop.is_set():
             changed(None)
             with contextlib.suppress(TimeoutError):
