@@ -69,10 +69,14 @@ def _wait_for(lock: Callable[[], None], root: Path) -> None:
 
 
 class Found(NamedTuple):
-    """A look at the folder: document paths with their files, and what was passed over with the reason."""
+    """A look at the folder: document paths with their files, and what was passed over with the reason.
+
+    `leftovers`: what a process that was killed had written beside a document.
+    """
 
     files: dict[str, Path]
     skipped: dict[str, str]
+    leftovers: list[Path]
 
 
 def look(root: Path, is_document, excluded) -> Found:
@@ -80,20 +84,22 @@ def look(root: Path, is_document, excluded) -> Found:
 
     `is_document(path)` and `excluded(path)` judge normalised relative paths; links are never followed.
     """
-    found = Found({}, {})
+    found = Found({}, {}, [])
     claimed: dict[str, str] = {}
     for folder, names, files in os.walk(root, onerror=lambda error: _unreadable(root, error, found)):
         relative = Path(folder).relative_to(root)
         names[:] = sorted(n for n in names if _enter(relative, n, Path(folder), excluded, is_document, found))
         for name in sorted(files):
-            if not name.startswith(TEMPORARY):
+            if name.startswith(TEMPORARY):
+                found.leftovers.append(Path(folder) / name)
+            else:
                 _consider(relative, name, Path(folder), is_document, excluded, found, claimed)
     return found
 
 
 def check(root: Path, files: dict[str, Path], excluded) -> Found:
     """The same judgement for single files, by document path."""
-    found = Found({}, {})
+    found = Found({}, {}, [])
     claimed: dict[str, str] = {}
     for path, file in files.items():
         inside = [parent.as_posix() for parent in Path(path).parents if parent != Path(".")]

@@ -78,9 +78,8 @@ class Mark:
     owner: str
     path: str
     secret: bool
-    beside_secrets: bool  # the save may rightly have stayed private (intake.py)
     taken: bool = False  # somebody was told that it is stored
-    expected: bool = True  # in the history, after all
+    expected: bool = False  # in the history, after all
     live: bool = True  # and in what is shown, or waits for a decision
 
 
@@ -100,12 +99,12 @@ class People:
 
     # --- marks
 
-    def mark(self, machine: "Machine", path: str, secret: bool = False, beside_secrets: bool = False) -> str:
+    def mark(self, machine: "Machine", path: str, secret: bool = False) -> str:
         # Two marks share at most one character at either end: a diff that trims what two words share leaves the core.
         number = len(self.marks)
         digits = _DIGITS[number % 36] + _DIGITS[number // 36]
         mark = f"{digits}{SECRET if secret else 'zq'}{digits}"
-        self.marks[mark] = Mark(machine.name, path, secret, secret or beside_secrets)
+        self.marks[mark] = Mark(machine.name, path, secret)
         return mark
 
     def gone(self, marks: Iterable[str]) -> None:
@@ -139,7 +138,7 @@ class People:
     def _choose(self, machine: "Machine") -> str:
         if self.random.random() < 0.1:
             others = sorted(
-                file.relative_to(machine.root).as_posix() for file in machine.root.glob("docs/*.md") if file.is_file()
+                file.relative_to(machine.root).as_posix() for file in machine.root.glob("docs/[!.]*.md")
             )
             if others:
                 return self.random.choice(others)
@@ -160,7 +159,7 @@ class People:
         if how == "truncate":
             self._replace(machine, path, b"", put_off=data)
         elif how == "half":
-            self._replace(machine, path, data[: _character(data, len(data) // 2)], put_off=data)
+            self._replace(machine, path, _half(data), put_off=data)
         elif how == "delete":
             self._remove(machine, path, put_off=data)
         else:
@@ -181,6 +180,8 @@ class People:
             file.write_bytes(data)
         machine.saved(file)
         self.gone(before - after)
+        for mark in after - before:
+            self.marks[mark].expected |= self.marks[mark].owner == machine.name
         if put_off is not None:
             self.saving.append((machine, path, put_off))
 
@@ -253,7 +254,7 @@ class People:
         return rule is not None and rule.level == 0
 
     def _line(self, machine: "Machine", path: str, policy: str, secret: bool, lines: list[str]) -> str:
-        mark = self.mark(machine, path, secret, any(SECRET in line for line in lines))
+        mark = self.mark(machine, path, secret)
         words = f"{self.random.choice(WORDS)} {mark} {self.random.choice(WORDS)}"
         if policy == LATEST:
             return words
@@ -278,8 +279,7 @@ class People:
         at = self.random.choice(full)
         head, *words = lines[at].split(" ")
         private = secret or (SECRET in lines[at])
-        words.insert(self.random.randrange(len(words) + 1), self.mark(
-            machine, path, private, any(SECRET in line for line in lines)))  # fmt: skip
+        words.insert(self.random.randrange(len(words) + 1), self.mark(machine, path, private))
         lines[at] = " ".join([head, *words])
         return None
 
@@ -341,7 +341,6 @@ class People:
         rule = clone.rule(path)
         secret = secret or (rule is not None and rule.level == 0)
         mark = self.mark(machine, path, secret)
-        self.marks[mark].expected = False
         try:
             writing.add(clone, path, f"{self.random.choice(WORDS)} {mark}", level=0 if secret else None)
         except (WrongPolicy, UsageError):
@@ -392,6 +391,12 @@ class People:
         bridge = Bridge(clone, machine.now_ms)
         if not bridge.held():
             return
+        for held in bridge.held():
+            if held["reason"] == "level":  # what must not be shared is taken out of the file
+                lines = _text(_read(machine.root / held["path"])).splitlines(keepends=True)
+                kept = [line for line in lines if SECRET not in line]
+                self._replace(machine, held["path"], "".join(kept).encode())
+                return
         if self.random.random() < 0.5:
             report = bridge.accept([])
             self.heard(clone, report)
@@ -412,16 +417,16 @@ class People:
                 self.told(marks_in(_text(row[0])))
 
 
-def live_marks(clone: Clone, *, shared: bool = False) -> set[str]:
+def live_marks(clone: Clone) -> set[str]:
     """Every mark in what is live on this clone: shown, or a version that waits for a decision."""
     found = set()
     for document in clone.documents.all():
-        if shared:
-            document = document._replace(private=None)
         if document.policy == TEXT:
             for doc in (document.shared, document.private):
                 if doc is not None and clone.store.value("SELECT 1 FROM alive WHERE doc=?", (doc,)):
                     found |= marks_in(clone.documents.raw_text(doc))
+            for conflict in clone.documents.conflicts(document):
+                found |= marks_in("\n".join(version.text for version in conflict.versions))
         else:
             for entry in clone.documents.versions(document):
                 found |= marks_in(entry.text)
@@ -439,8 +444,8 @@ def _text(data: bytes | None) -> str:
     return (data or b"").decode(errors="replace")
 
 
-def _character(data: bytes, at: int) -> int:
-    """`at`, or the next place that is not inside of a character."""
-    while at < len(data) and data[at] & 0xC0 == 0x80:
-        at += 1
-    return at
+def _half(data: bytes) -> bytes:
+    """The beginning of `data`, up to some word or line in its middle."""
+    text = data.decode()
+    ends = [found.end() for found in re.finditer(r"\s", text)]
+    return text[: ends[len(ends) // 2]].encode() if ends else b""

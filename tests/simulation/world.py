@@ -162,11 +162,15 @@ class Simulation:
         founder = self.machines[NAMES[0]]
         (founder.root / CONFIG).write_text(replica_toml())
         founder.saved(founder.root / CONFIG)
+        self._share()
         for path in self.random.sample(sorted(DOCUMENTS), 4):
             if self.random.random() < 0.7:
                 machine = self.random.choice(list(self.machines.values()))
                 self.people._write(machine, path, self.people._edited(machine, path, b"") or b"")
         self.people.finish_saving()
+        self._share()
+
+    def _share(self) -> None:
         for process in list(self.processes.values()):
             self._run_bridge(process, calm=True)
             self._exchange()
@@ -174,14 +178,12 @@ class Simulation:
     def _make(self, name: str) -> None:
         root = self.folder / name
         machine = self.machines[name] = self.hardware.machine(name, root)
+        able = [p.name for p in self._running(member=True) if p.has_arrived and not p.machine.full]
         with self.hardware.on(machine):
-            if len(self.machines) == 1:
-                clone = Clone.create(root, name, "team", _certificate, now_ms=machine.now_ms)
-                self._runs(machine, clone)
+            if not able:
+                self._runs(machine, Clone.create(root, name, "team", _certificate, now_ms=machine.now_ms))
                 return
-            by = self.random.choice([n for n in sorted(self.processes) if n != name and n not in self.removed
-                                     and self.processes[n].has_arrived])  # fmt: skip
-            identity = Identity.new()
+            by, identity = self.random.choice(able), Identity.new()
         self.inviter[name] = by
         self.operate(by, lambda: self.processes[by].clone.admit(identity.public, _certificate(b"", name), name),
                      calm=True)  # fmt: skip
@@ -281,7 +283,7 @@ class Simulation:
 
     def _run_bridge(self, process: Process, *, calm: bool = False) -> bool:
         """Whether there was anything to do."""
-        bridge, how = process.bridge, self.random.choice(("run", "run", "deliver", "collect"))
+        bridge, how = process.bridge, "run" if calm else self.random.choice(("run", "run", "deliver", "collect"))
         again = process.looks_again_at is not None and self.hardware.now >= process.looks_again_at
         if how == "deliver" and not again:
             work = bridge.deliver
@@ -350,9 +352,8 @@ class Simulation:
 
     def _knows(self, one: Process, other: Process) -> bool:
         """Whether `one` accepts the other's certificate."""
-        if one.has_arrived:
-            return one.clone.log.author(other.clone.identity.id) is not None
-        return self.inviter.get(one.name) == other.name
+        known = one.clone.log.author(other.clone.identity.id) is not None
+        return known or (not one.has_arrived and self.inviter.get(one.name) == other.name)
 
     def _connect(self, one: str, other: str, *, calm: bool = False) -> None:
         a, b = self.processes[one], self.processes[other]
