@@ -556,6 +556,8 @@ class Bridge:
         rows = self._traces({path for path, _ in (*alive, *gone)} if since else None)
         claimed: dict[str, str] | None = None
         behind = []
+        for path, policy in alive:
+            self._bring_along(path, policy, rows.get(path), held, report)
         for (path, policy), last in alive.items():
             if path not in report.skipped and self._is_behind(path, policy, last, rows.get(path), due, held):
                 if path not in rows and claimed is None:  # only a new name can clash
@@ -569,6 +571,36 @@ class Bridge:
         for row in rows.values():
             if (row.path, row.policy) in gone and row.path not in held and row.missing is None:
                 self._remove(row, report)
+
+    def _bring_along(self, path: str, policy: str, row: Trace | None, held: set[str], report: Report) -> None:
+        """What was written here under a policy that is no longer the path's, and was in no file yet, moves on as well.
+
+        Only what we had a part in: other authors bring theirs. What is of level 0 is not shared by this.
+        """
+        rule = self.clone.rule(path)
+        if rule is None or rule.policy == policy or path in held or (row is not None and row.policy == policy):
+            return
+        document = self.clone.documents.find(path, policy)
+        private = self._private_entries(document) if rule.level else 0
+        if private:
+            document = document._replace(private=None)  # it stays where it is, for whom it is
+            report.skipped[f"{path} as {policy}"] = guard.judge_sharing(private, rule.policy).what
+        if not self._wrote(document):
+            return
+        with self.clone.transaction():
+            text, _ = self._content(document)
+            taken = self._take_text if rule.policy == "text" else self._take_entries
+            taken(path, text, None, rule, False, True)
+            self.clone.delete(document)
+        report.look_again = True
+
+    def _wrote(self, document: Document) -> bool:
+        """Whether the document is alive by something that this clone wrote."""
+        ours = {self.clone.identity.id, self.clone.private.id}
+        writers = self.store.rows(
+            "SELECT id FROM alive JOIN authors a ON a.n=author WHERE doc IN (?,?)", (document.shared, document.private)
+        )
+        return any(id in ours for (id,) in writers)
 
     def _is_behind(self, path: str, policy: str, last: int, row: Trace | None, due: set[str], held: set[str]) -> bool:
         """Whether the file is to be written now."""
