@@ -1,7 +1,7 @@
 """Run many seeds: `python -m tests.simulation --seeds 2000`. Lists those that fail, by reason; ends with 1 if there are any.
 
-    --seeds N     how many; --first F: from which on; --workers W: in so many processes
-    --seed S      that one alone, with everything that happens
+--seeds N     how many; --first F: from which on; --workers W: in so many processes
+--seed S      that one alone, with everything that happens
 """
 
 import argparse
@@ -69,7 +69,9 @@ def _many(first: int, count: int, workers: int) -> int:
         for seed, reason in seeds[:8]:
             print(f"  make simulate SEED={seed}   {reason}")
     bad = sum(map(len, failed.values()))
-    print(f"\n{count} seeds from {first}: {count - bad} hold, {bad} fail; {seconds:.0f} s, {seconds / count:.3f} s each")
+    print(
+        f"\n{count} seeds from {first}: {count - bad} hold, {bad} fail; {seconds:.0f} s, {seconds / count:.3f} s each"
+    )
     return 1 if bad else 0
 
 

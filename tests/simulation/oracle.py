@@ -144,7 +144,8 @@ class Oracle:
             for document in process.clone.documents.all():
                 rule = process.clone.rule(document.path)
                 self._must(
-                    (rule is not None and rule.policy == document.policy) or f"{document.path} as {document.policy}" in listed,
+                    (rule is not None and rule.policy == document.policy)
+                    or f"{document.path} as {document.policy}" in listed,
                     f"{document.path} lives on at {process.name} as {document.policy}, and no file shows it",
                 )
 

@@ -24,7 +24,19 @@ if TYPE_CHECKING:
 SECRET = "s3cr3t"
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _MARK = re.compile(rf"([0-9a-z]{{2}})(?:zq|{SECRET})\1")
-WORDS = ("lesson", "日本", "🧠", "naïve", "עברית", "e\u0301", "👩\u200d💻", "a\tb", "𝄞", "retries need jitter,", "**bold**")
+WORDS = (
+    "lesson",
+    "日本",
+    "🧠",
+    "naïve",
+    "עברית",
+    "e\u0301",
+    "👩\u200d💻",
+    "a\tb",
+    "𝄞",
+    "retries need jitter,",
+    "**bold**",
+)
 
 UNION, LOG, LATEST, TEXT = "union", "log", "latest", "text"
 DOCUMENTS = {
@@ -93,7 +105,7 @@ class People:
     def __init__(self, simulation: "Simulation"):
         self.simulation, self.random = simulation, simulation.random
         self.marks: dict[str, Mark] = {}
-        self.saving: list[tuple[Machine, str, bytes]] = []  # files that an editor has emptied or deleted, and will write
+        self.saving: list[tuple[Machine, str, bytes]] = []  # what an editor has still to write
         self.rules: dict[str, object] = {}
         self.broken_rules = False
 
@@ -137,9 +149,7 @@ class People:
 
     def _choose(self, machine: "Machine") -> str:
         if self.random.random() < 0.1:
-            others = sorted(
-                file.relative_to(machine.root).as_posix() for file in machine.root.glob("docs/[!.]*.md")
-            )
+            others = sorted(file.relative_to(machine.root).as_posix() for file in machine.root.glob("docs/[!.]*.md"))
             if others:
                 return self.random.choice(others)
         return self.random.choice(tuple(DOCUMENTS))

@@ -200,7 +200,7 @@ class Simulation:
     # --- operations on a machine
 
     def operate(self, name: str, work: Callable[[], object], *, calm: bool = False, command: bool = False):
-        """Let the program do something on a machine; it may die on the way, or find the disk full. None: it did not end.
+        """Let the program do something on a machine. None: it died on the way, or found the disk full.
 
         `command`: in a process of its own, beside the node.
         """
