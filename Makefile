@@ -6,6 +6,7 @@
 #   make bench     the measurements (docs/benchmarks.md)
 #   make histories 1,000 generated histories of six clones on a bad network
 #   make fuzz      SECONDS=10 (or more) of made-up bytes for everything that reads foreign ones
+#   make simulate  the whole stack under faults: SEEDS=2000 runs so many, SEED=17 that one, with all that happens
 #   make install   only set up .venv; the command is then .venv/bin/replica
 #   make clean     remove .venv and what the tools leave behind
 #
@@ -24,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport REPLICA_DIR
 unexport PYTHONPATH
 
-.PHONY: help demo test check bench histories fuzz install clean
+.PHONY: help demo test check bench histories simulate fuzz install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -46,6 +47,10 @@ bench: $(STAMP)
 
 histories: $(STAMP)
 	REPLICA_HISTORIES=1000 $(BIN)/python -m pytest -n $(WORKERS) tests/test_histories.py $(ARGS)
+
+SEEDS ?= 2000
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --workers $$(getconf _NPROCESSORS_ONLN)) $(ARGS)
 
 # Guided by coverage where atheris can be had; where not, the program says so, and mutates without.
 fuzz: $(STAMP)

@@ -73,7 +73,10 @@ class Conflict(NamedTuple):
 
 
 # Of a row `d` of `documents`: whether it or its twin is alive. What is shared may be deleted, and level 0 live on here.
-_LIVES = "EXISTS(SELECT 1 FROM documents twin JOIN alive ON alive.doc=twin.n WHERE twin.path=d.path AND twin.policy=d.policy)"
+_LIVES = (
+    "EXISTS(SELECT 1 FROM documents twin JOIN alive ON alive.doc=twin.n"
+    " WHERE twin.path=d.path AND twin.policy=d.policy)"
+)
 
 
 class Documents:

@@ -52,7 +52,7 @@ def test_a_newcomer_whose_first_sync_broke_off_still_trusts_the_certificate_of_w
 
 
 def test_a_rename_is_flushed_with_its_folder_before_the_store_believes_it():
-    """A power cut must not take a file back behind what the store says was written: that would read as a person's edit."""
+    """A file that a power cut takes back behind what the store says was written would read as a person's edit."""
     with Network("alice") as network:
         alice, done = network["alice"], []
         replace, fsync = os.replace, os.fsync

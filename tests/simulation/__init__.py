@@ -1,4 +1,4 @@
-"""A deterministic simulation of the whole stack: real clones in real folders, on machines that fail, over a network that fails.
+"""A deterministic simulation of the whole stack: real clones in real folders, on machines and a network that fail.
 
 One seed is one run: `world.Simulation(seed).run()`. Everything random follows from the seed and all time is virtual, so
 a run repeats exactly, in any process.

@@ -1,4 +1,4 @@
-"""Run many seeds: `python -m tests.simulation --seeds 2000`. Lists those that fail, by reason; ends with 1 if there are any.
+"""Run many seeds: `python -m tests.simulation --seeds 2000`. Lists those that fail; ends with 1 if there are any.
 
 --seeds N     how many; --first F: from which on; --workers W: in so many processes
 --seed S      that one alone, with everything that happens

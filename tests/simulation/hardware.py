@@ -327,11 +327,10 @@ class Hardware:
             machine.step("replaced")
 
     def _unlink(self, path, **options):
-        if self.current is not None:
-            if os.path.lexists(path):
-                self.current.step("unlink")
-                if not Path(path).name.startswith(folder.TEMPORARY):
-                    self.current.will_forget(Path(path))
+        if self.current is not None and os.path.lexists(path):
+            self.current.step("unlink")
+            if not Path(path).name.startswith(folder.TEMPORARY):
+                self.current.will_forget(Path(path))
         self._real["unlink"](path, **options)
 
     def _rmdir(self, path, **options):

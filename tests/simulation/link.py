@@ -1,7 +1,7 @@
 """A connection between two running clones: two sessions, and two streams of bytes that may be cut anywhere.
 
-Frames are what the codec makes of messages. A stream keeps its order, as TCP does; several connections at once, of one pair
-too, overtake and repeat each other. What a cut leaves of a frame is never a message.
+Frames are what the codec makes of messages. A stream keeps its order, as TCP does; several connections at once, of one
+pair too, overtake and repeat each other. What a cut leaves of a frame is never a message.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class Link:
         return all(end.session.in_step for end in self.ends)
 
     def deliver(self, side: int, size: int | None = None) -> None:
-        """The next bytes arrive at `side`: `size` of them, or all. Raises what the session raises on its own account."""
+        """The next bytes arrive at `side`: `size` of them, or all. Raises what is no fault of the peer."""
         sender, receiver = self.ends[1 - side], self.ends[side]
         size = len(sender.sent) if size is None else min(size, len(sender.sent))
         receiver.received += sender.sent[:size]

@@ -97,7 +97,7 @@ class Oracle:
     # --- nothing lost
 
     def _nothing_lost(self) -> None:
-        """Every mark that somebody was told of, or left in a file, is in the history; and lives if nobody took it away."""
+        """Every mark that was stored, or left in a file, is in the history; and lives if nobody took it away."""
         bodies = {process.name: _bodies(process.clone) for process in self.members}
         live = {process.name: live_marks(process.clone) for process in self.members}
         with_secrets = {(known.owner, known.path) for known in self.people.marks.values() if known.secret}

@@ -1,7 +1,7 @@
 """What people and agents do to the files of a clone and by commands, and what they may expect of it afterwards.
 
-Every edit carries a mark, a word that stands nowhere else. A mark may only vanish from what is live when somebody took it
-away where he saw it; from the history never. A secret is a mark that belongs to one clone alone.
+Every edit carries a mark, a word that stands nowhere else. A mark may only vanish from what is live when somebody took
+it away where he saw it; from the history never. A secret is a mark that belongs to one clone alone.
 """
 
 import os
