@@ -50,7 +50,7 @@ histories: $(STAMP)
 
 SEEDS ?= 2000
 simulate: $(STAMP)
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --workers $$(getconf _NPROCESSORS_ONLN)) $(ARGS)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 # Guided by coverage where atheris can be had; where not, the program says so, and mutates without.
 fuzz: $(STAMP)

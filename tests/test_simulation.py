@@ -77,6 +77,11 @@ def leaky_batch(log: Log, vector, after: int):
     return BATCH(log, vector, after)
 
 
+def careless_edit(one: Clone, path: str, policy: str, ops):
+    """Shares what is of level 0."""
+    return EDIT(one, path, policy, [(max(level, 1), op) for level, op in ops])
+
+
 def forgetful_batch(session: Session):
     """Leaves one change of a longer batch out."""
     batch = NEXT_BATCH(session)
@@ -109,7 +114,8 @@ def early_answer(one: Clone, batch):
     return INGEST(one, batch[:-1] if len(batch) > 1 else batch)
 
 
-BATCH, NEXT_BATCH, PREPARED, INGEST = Log.batch, Session._next_batch, Bridge._prepared, Clone.ingest
+BATCH, NEXT_BATCH, PREPARED = Log.batch, Session._next_batch, Bridge._prepared
+INGEST, EDIT = Clone.ingest, Clone.edit_entries
 
 
 @pytest.mark.parametrize(
@@ -122,6 +128,7 @@ BATCH, NEXT_BATCH, PREPARED, INGEST = Log.batch, Session._next_batch, Bridge._pr
         (Bridge, "_prepared", hasty_prepare),
         (folder, "flush_folder", lambda place: None),
         (Clone, "ingest", early_answer),
+        (Clone, "edit_entries", careless_edit),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
