@@ -9,12 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from random import Random
 from unittest import mock
 
-from replica import log, materialise
+from replica import config, log, materialise
 from replica.bridge import Bridge
 from replica.clone import Clone
 from replica.errors import PeerError, ReplicaError
@@ -102,6 +103,7 @@ class Simulation:
         patches = [
             mock.patch.object(log, "BATCH_CHANGES", self.temper.batch),
             mock.patch.object(materialise, "TEXTS_IN_MEMORY", 2),
+            mock.patch.object(config, "load", cache(config.load)),  # each process would read the same few texts
             mock.patch.object(Identity, "new", lambda: Identity(self.hardware._entropy.randbytes(32))),
         ]
         try:
