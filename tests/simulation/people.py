@@ -108,6 +108,7 @@ class People:
         self.saving: list[tuple[Machine, str, bytes]] = []  # what an editor has still to write
         self.rules: dict[str, object] = {}
         self.broken_rules = False
+        self.moves = 0
 
     # --- marks
 
@@ -223,7 +224,8 @@ class People:
             self.simulation.trace(f"{machine.name} deletes {path}")
             self._remove(machine, path)
             return
-        to = f"docs/{len(self.marks)}-moved.md"
+        self.moves += 1  # never onto another file: that would be a person's loss
+        to = f"docs/{self.moves}-moved.md"
         self.simulation.trace(f"{machine.name} renames {path} to {to}")
         (machine.root / to).parent.mkdir(exist_ok=True)
         os.replace(machine.root / path, machine.root / to)
