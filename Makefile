@@ -7,6 +7,7 @@
 #   make histories 1,000 generated histories of six clones on a bad network
 #   make fuzz      SECONDS=10 (or more) of made-up bytes for everything that reads foreign ones
 #   make lan       six hosts on a network of namespaces: cuts, bad cables, moves (Linux, root; else it says why not)
+#   make simulate  the whole stack under faults: SEEDS=2000 runs so many, SEED=17 that one, with all that happens
 #   make install   only set up .venv; the command is then .venv/bin/replica
 #   make clean     remove .venv and what the tools leave behind
 #
@@ -25,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport REPLICA_DIR
 unexport PYTHONPATH
 
-.PHONY: help demo test check bench histories fuzz lan install clean
+.PHONY: help demo test check bench histories simulate fuzz lan install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -47,6 +48,10 @@ bench: $(STAMP)
 
 histories: $(STAMP)
 	REPLICA_HISTORIES=1000 $(BIN)/python -m pytest -n $(WORKERS) tests/test_histories.py $(ARGS)
+
+SEEDS ?= 2000
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 # Guided by coverage where atheris can be had; where not, the program says so, and mutates without.
 fuzz: $(STAMP)

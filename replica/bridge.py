@@ -11,7 +11,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -170,7 +170,11 @@ class Bridge:
 
     def _look(self) -> folder.Found:
         config = self.clone.config
-        return folder.look(self.root, lambda path: self.clone.rule(path) is not None, config.excluded)
+        found = folder.look(self.root, lambda path: self.clone.rule(path) is not None, config.excluded)
+        for leftover in found.leftovers:  # it is our turn, so whoever was writing it is no more
+            with suppress(OSError):
+                leftover.unlink()
+        return found
 
     def _traces(self, of: Iterable[str] | None = None) -> dict[str, Trace]:
         """What is remembered of these paths, or of all: a live change costs nothing for each file there is."""
@@ -243,7 +247,8 @@ class Bridge:
             return {"live", "session", "daily", "weekly"}
         due = {"live"}
         for cadence, period in DUE.items():
-            if self.now_ms() - (self.store.meta(f"met:{cadence}") or 0) >= period:
+            # A last time that is still to come: the clock was set back, and nobody waits until it is there again.
+            if not 0 <= self.now_ms() - (self.store.meta(f"met:{cadence}") or 0) < period:
                 due.add(cadence)
         return due
 
@@ -345,7 +350,9 @@ class Bridge:
         try:
             with self.clone.transaction():
                 if row is not None and not same_policy:
-                    data = self._leave(self.row(path), rule, data, text, info)
+                    data = self._leave(self.row(path), rule, data, text, info, force, report)
+                    if data is None:
+                        return
                     text, info, row = filetext.decode(data).text, file.stat(), None
                 full = self.row(path) if row is not None else None
                 self.take(path, data, text, folder.settled(info), full, switched, force, report)
@@ -354,14 +361,22 @@ class Bridge:
         except OSError as error:
             report.skipped[path] = f"cannot be read or written: {error.strerror}"
 
-    def _leave(self, row: Row, rule, data: bytes, text: str, info: os.stat_result) -> bytes:
+    def _leave(
+        self, row: Row, rule, data: bytes, text: str, info: os.stat_result, force: bool, report: Report
+    ) -> bytes | None:
         """The policy of a path changed: its content moves on to a document of the new one.
 
-        Returns what the file holds then: what others had written and the file did not show yet moves along.
+        Returns what the file holds then: what others had written and the file did not show yet moves along. None: it
+        is held, since what is of level 0 in it would not stay so.
         """
         old = replace(rule, policy=row.policy)
         self.take(row.path, data, text, folder.settled(info), row, False, True, Report(), old)
         document, row = self.clone.documents.find(row.path, row.policy), self.row(row.path)
+        hold = guard.judge_sharing(self._private_entries(document) if rule.level else 0, rule.policy)
+        if hold is not None and not force:
+            self._hold(row.path, hold)
+            report.held[row.path] = hold.what
+            return None
         if document.alive:
             canonical, _ = self._content(document)
             data = filetext.patch(row.base, row.canonical, canonical, exact=row.policy == "text")
@@ -372,6 +387,10 @@ class Bridge:
         self.clone.delete(document)
         self.store.execute("DELETE FROM files WHERE path=?", (row.path,))
         return data
+
+    def _private_entries(self, document: Document) -> int:
+        """How many entries of level 0 stand in a document of entries."""
+        return self.store.value("SELECT count(DISTINCT id) FROM adds WHERE doc=? AND dead=0", (document.private,))
 
     def take(
         self, path: str, data: bytes, text: str, stamp: str, row: Row | None, switched: bool, force: bool,
@@ -404,11 +423,11 @@ class Bridge:
 
     def _second_look(self, row: Row | Trace) -> bool:
         """Whether what we see was so some time ago as well; else remember that it is so now."""
-        if row.missing is not None and self.now_ms() - row.missing >= SECOND_LOOK:
-            return True
-        if row.missing is None:
-            self.store.execute("UPDATE files SET missing=? WHERE path=?", (self.now_ms(), row.path))
-        return False
+        now = self.now_ms()
+        if row.missing is None or now < row.missing:  # never before, or the clock was set back since: wait anew
+            self.store.execute("UPDATE files SET missing=? WHERE path=?", (now, row.path))
+            return False
+        return now - row.missing >= SECOND_LOOK
 
     def _take_text(self, path: str, text: str, row: Row | None, rule, switched: bool, force: bool) -> guard.Hold | None:
         from replica import textdiff
@@ -455,12 +474,14 @@ class Bridge:
             )
         }  # fmt: skip
         if row is None:
-            ops = intake.first_sight(text, rule.policy, live, known, rule.level)
+            ops = intake.first_sight(text, rule.policy, live, known, rule.level, self._was_private)
             if not ops and not document.alive:
                 self._exist(path, rule)
         else:
             base = parse(row.canonical, rule.policy)
-            saved = intake.save(base, row.id_list, text, rule.policy, live, known, row.change, rule.level)
+            saved = intake.save(
+                base, row.id_list, text, rule.policy, live, known, row.change, rule.level, self._was_private
+            )
             before = sum(block.role == "entry" for block in base)
             hold = guard.judge_past(rule.policy, saved.past)
             if rule.policy != "latest":
@@ -471,6 +492,18 @@ class Bridge:
         if ops:
             self.clone.edit_entries(path, rule.policy, ops)
         return None
+
+    def _was_private(self) -> set[tuple[str, str]]:
+        """Roles and texts of the blocks that were ever of level 0 here amid a shared document, and nobody shared.
+
+        Not those of documents that are of level 0 as a whole: to copy a line from there is to share it.
+        """
+        rows = self.store.rows(
+            "SELECT path, role, text FROM adds JOIN documents d ON d.n=doc WHERE private=1 AND (role, text) NOT IN"
+            " (SELECT role, text FROM adds JOIN documents d ON d.n=doc WHERE private=0)"
+        )
+        rules = {path: self.clone.rule(path) for path, *_ in rows}
+        return {(role, text) for path, role, text in rows if rules[path] is None or rules[path].level}
 
     def _exist(self, path: str, rule) -> None:
         """An empty file is a document without entries: one that comes and goes makes it known."""
@@ -534,6 +567,8 @@ class Bridge:
         rows = self._traces({path for path, _ in (*alive, *gone)} if since else None)
         claimed: dict[str, str] | None = None
         behind = []
+        for path, policy in alive:
+            self._bring_along(path, policy, rows.get(path), held, report)
         for (path, policy), last in alive.items():
             if path not in report.skipped and self._is_behind(path, policy, last, rows.get(path), due, held):
                 if path not in rows and claimed is None:  # only a new name can clash
@@ -547,6 +582,36 @@ class Bridge:
         for row in rows.values():
             if (row.path, row.policy) in gone and row.path not in held and row.missing is None:
                 self._remove(row, report)
+
+    def _bring_along(self, path: str, policy: str, row: Trace | None, held: set[str], report: Report) -> None:
+        """What was written here under a policy that is no longer the path's, and was in no file yet, moves on as well.
+
+        Only what we had a part in: other authors bring theirs. What is of level 0 is not shared by this.
+        """
+        rule = self.clone.rule(path)
+        if rule is None or rule.policy == policy or path in held or (row is not None and row.policy == policy):
+            return
+        document = self.clone.documents.find(path, policy)
+        private = self._private_entries(document) if rule.level else 0
+        if private:
+            document = document._replace(private=None)  # it stays where it is, for whom it is
+            report.skipped[f"{path} as {policy}"] = guard.judge_sharing(private, rule.policy).what
+        if not self._wrote(document):
+            return
+        with self.clone.transaction():
+            text, _ = self._content(document)
+            taken = self._take_text if rule.policy == "text" else self._take_entries
+            taken(path, text, None, rule, False, True)
+            self.clone.delete(document)
+        report.look_again = True
+
+    def _wrote(self, document: Document) -> bool:
+        """Whether the document is alive by something that this clone wrote."""
+        ours = {self.clone.identity.id, self.clone.private.id}
+        writers = self.store.rows(
+            "SELECT id FROM alive JOIN authors a ON a.n=author WHERE doc IN (?,?)", (document.shared, document.private)
+        )
+        return any(id in ours for (id,) in writers)
 
     def _is_behind(self, path: str, policy: str, last: int, row: Trace | None, due: set[str], held: set[str]) -> bool:
         """Whether the file is to be written now."""
@@ -639,8 +704,9 @@ class Bridge:
         if document.policy == "text":
             return self.clone.documents.text(document), b""
         entries = self.clone.documents.entries(document)
-        text = render(spaced((entry.block for entry in entries), document.policy))
-        if document.policy != "latest" and stand_alone(entry.text for entry in entries):
+        rendered = render(spaced((entry.block for entry in entries), document.policy))
+        text = filetext.canonical(rendered)  # a block without words, which no file has, stands for nothing
+        if text == rendered and document.policy != "latest" and stand_alone(entry.text for entry in entries):
             return text, b"".join(entry.id for entry in entries)
         blocks = parse(text, document.policy)
         if [b.text for b in blocks] == [e.text for e in entries]:

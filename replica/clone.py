@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from replica import changes, clock, copies
 from replica.changes import Add, Kind, Remove, Signed, clean_name
+from replica.disk import flush_folder
 from replica.documents import Document, Documents, Entry
 from replica.errors import (
     AlreadyAClone,
@@ -129,6 +130,8 @@ class Clone:
         store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         store.close()
         os.replace(beside, folder / STORE)
+        flush_folder(folder)
+        flush_folder(root)
 
     @classmethod
     def open(cls, root: Path, *, certify: Certify | None = None, now_ms=None) -> "Clone":

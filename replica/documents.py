@@ -72,6 +72,13 @@ class Conflict(NamedTuple):
     pairs: tuple[tuple[int, int, int, int], ...] = ()
 
 
+# Of a row `d` of `documents`: whether it or its twin is alive. What is shared may be deleted, and level 0 live on here.
+_LIVES = (
+    "EXISTS(SELECT 1 FROM documents twin JOIN alive ON alive.doc=twin.n"
+    " WHERE twin.path=d.path AND twin.policy=d.policy)"
+)
+
+
 class Documents:
     def __init__(self, store: Store, log: Log, materialiser: Materialiser):
         self.store, self.log, self.materialiser = store, log, materialiser
@@ -97,12 +104,12 @@ class Documents:
         return [self.find(*pair) for pair in pairs]
 
     def latest_changes(self, since: int = 0) -> dict[tuple[str, str], int]:
-        """The live documents as (path, policy), with the row of the last change to each.
+        """The live documents as (path, policy), with the row of the last change to each, to either of its twins.
 
         `since`: only those with a change behind that row.
         """
         rows = self.store.rows(
-            "SELECT path, policy, max(changed) FROM documents d WHERE EXISTS(SELECT 1 FROM alive WHERE doc=d.n)"
+            f"SELECT path, policy, max(changed) FROM documents d WHERE {_LIVES}"
             + (" AND changed>?" if since else "")
             + " GROUP BY path, policy ORDER BY path, policy",
             (since,) if since else (),
@@ -113,9 +120,8 @@ class Documents:
         """The deleted documents as (path, policy); `since` as above."""
         return set(
             self.store.rows(
-                "SELECT path, policy FROM documents d"
-                + (" WHERE changed>?" if since else "")
-                + " GROUP BY path, policy HAVING NOT max(EXISTS(SELECT 1 FROM alive WHERE doc=d.n))",
+                f"SELECT DISTINCT path, policy FROM documents d WHERE NOT {_LIVES}"
+                + (" AND changed>?" if since else ""),
                 (since,) if since else (),
             )
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from replica import paths
 from replica.clone import unwritable
+from replica.disk import flush_folder
 from replica.errors import StoreError, UnsafePath
 from replica.places import FOLDER
 
@@ -68,10 +69,14 @@ def _wait_for(lock: Callable[[], None], root: Path) -> None:
 
 
 class Found(NamedTuple):
-    """A look at the folder: document paths with their files, and what was passed over with the reason."""
+    """A look at the folder: document paths with their files, and what was passed over with the reason.
+
+    `leftovers`: what a process that was killed had written beside a document.
+    """
 
     files: dict[str, Path]
     skipped: dict[str, str]
+    leftovers: list[Path]
 
 
 def look(root: Path, is_document, excluded) -> Found:
@@ -79,20 +84,22 @@ def look(root: Path, is_document, excluded) -> Found:
 
     `is_document(path)` and `excluded(path)` judge normalised relative paths; links are never followed.
     """
-    found = Found({}, {})
+    found = Found({}, {}, [])
     claimed: dict[str, str] = {}
     for folder, names, files in os.walk(root, onerror=lambda error: _unreadable(root, error, found)):
         relative = Path(folder).relative_to(root)
         names[:] = sorted(n for n in names if _enter(relative, n, Path(folder), excluded, is_document, found))
         for name in sorted(files):
-            if not name.startswith(TEMPORARY):
+            if name.startswith(TEMPORARY):
+                found.leftovers.append(Path(folder) / name)
+            else:
                 _consider(relative, name, Path(folder), is_document, excluded, found, claimed)
     return found
 
 
 def check(root: Path, files: dict[str, Path], excluded) -> Found:
     """The same judgement for single files, by document path."""
-    found = Found({}, {})
+    found = Found({}, {}, [])
     claimed: dict[str, str] = {}
     for path, file in files.items():
         inside = [parent.as_posix() for parent in Path(path).parents if parent != Path(".")]
@@ -172,7 +179,8 @@ def write_all(root: Path, writes: list[Write]) -> list[str | Exception]:
 
     Errors are UnsafePath (the path leads out of the folder), OSError, and FileChanged (somebody saved it meanwhile).
     Folders are made as needed, links never followed. All data is on the disk before the first file is replaced, so a
-    power cut leaves no file empty; the flushes of many files run side by side.
+    power cut leaves no file empty; the flushes of many files run side by side. The renames are durable when this
+    returns: a file that a power cut takes back to an older version would look as if a person had written that.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -182,10 +190,14 @@ def write_all(root: Path, writes: list[Write]) -> list[str | Exception]:
             flushed = list(pool.map(lambda one: one if isinstance(one, Exception) else _attempt(_flush, one), prepared))
     else:
         flushed = [one if isinstance(one, Exception) else _attempt(_flush, one) for one in prepared]
-    return [
+    done = [
         one if isinstance(one, Exception) else _attempt(_replace, root, write, one)
         for write, one in zip(writes, flushed, strict=True)
     ]
+    written = [write for write, one in zip(writes, done, strict=True) if not isinstance(one, Exception)]
+    for folder in sorted({(root / write.path).parent for write in written}):
+        flush_folder(folder)
+    return done
 
 
 def write(root: Path, path: str, data: bytes) -> str:
@@ -257,6 +269,7 @@ def remove(root: Path, path: str) -> None:
     target = paths.resolve(root, path)
     try:
         target.unlink(missing_ok=True)
+        flush_folder(target.parent)
         for folder in target.relative_to(root).parents:
             if folder != Path("."):
                 (root / folder).rmdir()

@@ -11,7 +11,7 @@ from replica.config import Guard
 class Hold(NamedTuple):
     """Why a file waits for `replica accept` or `replica reject`."""
 
-    reason: str  # one word, for scripts: removal, vanished, past, branch
+    reason: str  # one word, for scripts: removal, vanished, past, branch, level
     what: str  # one sentence, for people
 
 
@@ -40,4 +40,12 @@ def judge_branch(switched: bool, removes: bool) -> Hold | None:
     """Entries that go together with a switch of git branches were not removed by a person."""
     if switched and removes:
         return Hold("branch", "entries are gone since git switched to another branch")
+    return None
+
+
+def judge_sharing(private: int, policy: str) -> Hold | None:
+    """A change of policy must not share what is of level 0: entries keep their level only where they are."""
+    if private:
+        entries = "1 entry of level 0 stands" if private == 1 else f"{private} entries of level 0 stand"
+        return Hold("level", f"{entries} in a file that is to be of policy {policy} now, which would share them")
     return None

@@ -5,6 +5,7 @@ the document as it is now; others' changes since then are not ours to undo.
 """
 
 from bisect import bisect
+from collections.abc import Callable
 from typing import NamedTuple
 
 from replica.blocks import Block, block_id, pair, parse
@@ -17,6 +18,13 @@ Levelled = tuple[int, Add | Remove]  # the level that the operation is written a
 
 UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
 
+# Roles and texts of blocks that were of level 0. Asked only when a block is new: most saves add nothing, or little.
+Secrets = Callable[[], set[tuple[str, str]]]
+
+
+def no_secrets() -> set[tuple[str, str]]:
+    return set()
+
 
 class Save(NamedTuple):
     """What one save of a file did to a document of entries."""
@@ -26,9 +34,11 @@ class Save(NamedTuple):
     past: bool  # something that was there was edited, removed or moved
 
 
-def first_sight(text: str, policy: str, live: list[Entry], known: set[bytes], level: int) -> list[Levelled]:
+def first_sight(
+    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, secrets: Secrets = no_secrets
+) -> list[Levelled]:
     """A file that we never wrote: what of it the document lacks is added; nothing is taken away."""
-    names = _Names(known, grouped(live))
+    names, levels = _Names(known, grouped(live)), _Levels(level, secrets)
     ops: list[Levelled] = []
     after = None
     for block in parse(text, policy):
@@ -36,26 +46,32 @@ def first_sight(text: str, policy: str, live: list[Entry], known: set[bytes], le
         if same is not None:
             after = after if same.private and level else same.place
             continue
-        occurrence = names.free(block)
-        ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
-        after = block_id(block.role, block.text, occurrence)
+        occurrence, its = names.free(block), levels.of(block)
+        ops.append((its, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
+        if its or not level:  # what is shared never names the place of what is not
+            after = block_id(block.role, block.text, occurrence)
     return ops
 
 
 def save(
     base: list[Block], base_ids: list[bytes], text: str, policy: str, live: list[Entry], known: set[bytes],
-    seen: int, level: int,
+    seen: int, level: int, secrets: Secrets = no_secrets,
 ) -> Save:  # fmt: skip
     """A file that we last wrote as `base`, whose blocks were the entries `base_ids`, and that now holds `text`.
 
     `live` are the entries of the document now, `known` the ids of all it ever had, `seen` the row of the log up to
-    which `base` showed the document: only what was seen is taken away.
+    which `base` showed the document: only what was seen is taken away. What is among `secrets` stays at level 0: it
+    went and comes back, by an undo, a half-written save, or a file that was away.
     """
-    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level).result()
+    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, secrets).result()
 
 
 class _Saving:
-    def __init__(self, base, base_ids, new: list[Block], live: list[Entry], known: set[bytes], seen: int, level: int):
+    def __init__(
+        self, base, base_ids, new: list[Block], live: list[Entry], known: set[bytes], seen: int, level: int,
+        secrets: Secrets,
+    ):  # fmt: skip
+        self.levels = _Levels(level, secrets)
         self.base, self.base_ids, self.new, self.seen, self.level = base, base_ids, new, seen, level
         self.by_id = {entry.id: entry for entry in live}
         self.edits = pair(base, new)
@@ -134,7 +150,7 @@ class _Saving:
             return twin.place, twin.private
         occurrence = self.names.free(block)
         # Where level-0 entries went from, what came in their place may be the same in other words: it stays here.
-        level = 0 if beside_private else self.level
+        level = 0 if beside_private else self.levels.of(block)
         after = any_after if level == 0 else shared_after
         self.ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
         return block_id(block.role, block.text, occurrence), level == 0
@@ -174,6 +190,19 @@ def _out_of_order(replaced: list[tuple[int, int]], stay: list[tuple[int, int]]) 
         else:
             stay.insert(at, (i, j))
     return moved
+
+
+class _Levels:
+    """Gives each new block its level."""
+
+    def __init__(self, level: int, secrets: Secrets):
+        self._level, self._ask = level, secrets
+        self._secrets: set[tuple[str, str]] | None = None
+
+    def of(self, block: Block) -> int:
+        if self._level and self._secrets is None:
+            self._secrets = self._ask()
+        return 0 if self._level and (block.role, block.text) in self._secrets else self._level
 
 
 class _Names:

@@ -1,0 +1,219 @@
+"""What must hold once every fault is over and everybody has met."""
+
+from typing import TYPE_CHECKING
+
+from replica import filetext, folder, status
+from replica.blocks import block_id
+from replica.clone import Clone
+from replica.places import CONFIG
+from tests.helpers import conflict_ids, shared_content
+from tests.simulation.people import SECRET, live_marks
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Process, Simulation
+
+
+class Oracle:
+    def __init__(self, simulation: "Simulation"):
+        self.simulation, self.people = simulation, simulation.people
+        self.members = simulation._running(member=True)
+
+    def check(self) -> None:
+        for check in (
+            self._in_step, self._same, self._files, self._nothing_lost, self._nothing_leaked, self._nothing_silent,
+            self._rebuilt, self._at_rest, self._reopened,
+        ):  # fmt: skip
+            check()
+
+    def _must(self, holds: bool, what: str) -> None:
+        if not holds:
+            from tests.simulation.world import Finding
+
+            raise Finding(what)
+
+    # --- agreement
+
+    def _in_step(self) -> None:
+        names = {process.name for process in self.members}
+        for link in self.simulation.links:
+            ends = [end.process.name for end in link.ends]
+            if set(ends) <= names:
+                self._must(link.in_step, f"{' and '.join(ends)} are not in step")
+
+    def _same(self) -> None:
+        """Equal logs, content, conflicts and digests."""
+        first, *others = self.members
+        log = _log(first.clone)
+        content, waiting = shared_content(first.clone), conflict_ids(first.clone)
+        for other in others:
+            both = f"{first.name} and {other.name}"
+            self._must(_log(other.clone) == log, f"the logs of {both} differ")
+            self._must(shared_content(other.clone) == content, f"the documents of {both} differ")
+            self._must(conflict_ids(other.clone) == waiting, f"the conflicts of {both} differ")
+            self._must(other.clone.digest() == first.clone.digest(), f"the digests of {both} differ")
+
+    def _files(self) -> None:
+        """Every file shows its document; where nothing is private and no style its own, the same bytes everywhere."""
+        seen: dict[str, tuple[str, bytes]] = {}
+        for process in self.members:
+            clone = process.clone
+            shown = set()
+            for document in clone.documents.all():
+                rule = clone.rule(document.path)
+                if rule is None or rule.policy != document.policy:
+                    continue
+                shown.add(document.path)
+                name = f"{document.path} of {process.name}"
+                file = clone.root / document.path
+                self._must(file.is_file(), f"{name} is no file")
+                data, text = file.read_bytes(), clone.documents.text(document)
+                decoded = filetext.decode(data)
+                found = decoded.text if document.policy == "text" else filetext.canonical(decoded.text)
+                self._must(found == text, f"{name} does not hold its document")
+                if self._is_own(clone, document, decoded):
+                    continue
+                other, there = seen.setdefault(document.path, (process.name, data))
+                self._must(there == data, f"{name} differs from that of {other}")
+            self._strays(process, shown)
+
+    def _is_own(self, clone: Clone, document, decoded) -> bool:
+        private = document.private is not None and clone.store.value(
+            "SELECT 1 FROM alive WHERE doc=?", (document.private,)
+        )
+        style = decoded.style
+        plain = not style.bom and style.eol == "\n" and style.final_newline
+        return private or not plain or (document.policy != "text" and decoded.text != filetext.canonical(decoded.text))
+
+    def _strays(self, process: "Process", shown: set[str]) -> None:
+        for file in sorted(process.clone.root.rglob("*")):
+            path = file.relative_to(process.clone.root).as_posix()
+            self._must(not file.name.startswith(folder.TEMPORARY), f"{process.name} kept half-written {path}")
+            is_document = file.is_file() and not path.startswith(".replica") and process.clone.rule(path) is not None
+            self._must(not is_document or path in shown, f"{path} of {process.name} is no document")
+
+    # --- nothing lost
+
+    def _nothing_lost(self) -> None:
+        """Every mark that was stored, or left in a file, is in the history; and lives if nobody took it away."""
+        bodies = {process.name: _bodies(process.clone) for process in self.members}
+        live = {process.name: live_marks(process.clone) for process in self.members}
+        with_secrets = {(known.owner, known.path) for known in self.people.marks.values() if known.secret}
+        if "plan_level" in self.people.rules:
+            with_secrets |= {(process.name, "docs/plan.md") for process in self.members}
+        for mark, known in self.people.marks.items():
+            if known.owner in self.simulation.removed:
+                continue
+            core, what = mark[1:-1].encode(), f"{mark} in {known.path} of {known.owner}"
+            private, shared = bodies[known.owner]
+            if known.expected:
+                # What comes in a private entry's place stays private, and a save is taken in under the rules of that
+                # moment, which may be later than those that it was made under.
+                may_stay = (known.owner, known.path) in with_secrets
+                self._must(core in shared or (may_stay and core in private), f"{what} is not in the history")
+                for name, (_, theirs) in bodies.items():
+                    self._must(core in private or core in theirs, f"{what} is not in the history of {name}")
+                if known.live:
+                    self._must(mark in live[known.owner], f"{what} is not live, and nobody took it away")
+
+    # --- nothing leaked
+
+    def _nothing_leaked(self) -> None:
+        owners = {mark.encode(): known.owner for mark, known in self.people.marks.items() if known.secret}
+        wire = b"\0".join(self.simulation.frames)
+        self._must(SECRET.encode() not in wire, "a secret went over the wire")
+        stored = {name: _disk(self.simulation.machines[name].root) for name in self.simulation.machines}
+        for name, data in stored.items():
+            for found in _secrets(data):
+                self._must(owners.get(found) == name, f"a secret of {owners.get(found)} is on the disk of {name}")
+        for process in self.simulation._running():
+            for id in _private_ids(process.clone):
+                self._must(id not in wire, f"the name of a private entry of {process.name} went over the wire")
+
+    # --- nothing silent
+
+    def _nothing_silent(self) -> None:
+        for process in self.members:
+            told = status.status(process.clone, None)
+            self._must(not told["held"], f"{process.name} still holds {told['held']}")
+            listed = {one["path"] for one in told["skipped"]}
+            left = {f"{d.path} as {d.policy}" for d in process.clone.documents.all() if d.private is not None}
+            self._must(listed <= left, f"{process.name} passes over {told['skipped']}")
+            for document in process.clone.documents.all():
+                rule = process.clone.rule(document.path)
+                self._must(
+                    (rule is not None and rule.policy == document.policy)
+                    or f"{document.path} as {document.policy}" in listed,
+                    f"{document.path} lives on at {process.name} as {document.policy}, and no file shows it",
+                )
+
+    # --- stable
+
+    def _rebuilt(self) -> None:
+        """The tables hold what the log says, and nothing of how they came about."""
+        for process in self.members:
+            clone = process.clone
+            before = clone.digest()
+            with self.simulation.hardware.on(process.machine), clone.transaction():
+                for (doc,) in clone.store.rows("SELECT n FROM documents"):
+                    clone.materialiser.rebuild(doc)
+            self._must(clone.digest() == before, f"{process.name} rebuilt from its log is another")
+
+    def _at_rest(self) -> None:
+        """Another run of the bridge writes nothing, to no file and to no log."""
+        for process in self.members:
+            vector, files = process.clone.vector(), _files(process.clone)
+            with self.simulation.hardware.on(process.machine):
+                report = process.bridge.run(every=True)
+            self._must(report.quiet, f"the bridge of {process.name} found something to do: {report}")
+            self._must(process.clone.vector() == vector, f"the bridge of {process.name} wrote to the log")
+            self._must(_files(process.clone) == files, f"the bridge of {process.name} changed a file")
+
+    def _reopened(self) -> None:
+        for process in self.members:
+            digest, held = process.clone.digest(), shared_content(process.clone)
+            with self.simulation.hardware.on(process.machine):
+                process.clone.close()
+                process.clone = Clone.open(process.clone.root, now_ms=process.machine.now_ms)
+                self._must(process.clone.digest() == digest, f"{process.name} reopened has another digest")
+                self._must(shared_content(process.clone) == held, f"{process.name} reopened holds something else")
+
+
+def _log(clone: Clone) -> list[tuple]:
+    return clone.store.rows(
+        "SELECT a.id, c.seq, c.hash FROM changes c JOIN authors a ON a.n=c.author WHERE private=0 ORDER BY 1, 2"
+    )
+
+
+def _bodies(clone: Clone) -> tuple[bytes, bytes]:
+    """All private changes as one piece, and all shared ones."""
+    rows = clone.store.rows("SELECT private, body FROM changes c JOIN authors a ON a.n=c.author ORDER BY c.n")
+    return tuple(b"\0".join(body for private, body in rows if private == chosen) for chosen in (1, 0))
+
+
+def _secrets(data: bytes) -> set[bytes]:
+    """Every whole mark of a secret: the digits before it stand behind it again."""
+    found, at = set(), -1
+    while (at := data.find(SECRET.encode(), at + 1)) >= 0:
+        end = at + len(SECRET)
+        if at >= 2 and data[at - 2 : at] == data[end : end + 2]:
+            found.add(data[at - 2 : end + 2])
+    return found
+
+
+def _private_ids(clone: Clone) -> set[bytes]:
+    """The names of blocks that only the private chain holds."""
+    rows = clone.store.rows("SELECT role, text, occurrence, private FROM adds JOIN authors a ON a.n=adds.author")
+    ids = {private: {block_id(*row[:3]) for row in rows if row[3] == private} for private in (0, 1)}
+    return ids[1] - ids[0]
+
+
+def _disk(root) -> bytes:
+    return b"\0".join(file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file())
+
+
+def _files(clone: Clone) -> dict[str, tuple[bytes, int]]:
+    return {
+        file.relative_to(clone.root).as_posix(): (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in sorted(clone.root.rglob("*"))
+        if file.is_file() and ".replica" not in file.parts and file.name != CONFIG
+    }

@@ -1,0 +1,580 @@
+"""One run: clones on machines, a scheduler that decides what happens next, and the healing at the end.
+
+`ACTIONS` is the table of what can happen, with weights. A seed draws its own temper as well: how many clones, how often
+processes die, disks fill, clocks jump. New kinds of trouble are new rows of the table.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from random import Random
+from unittest import mock
+
+from replica import config, log, materialise
+from replica.bridge import Bridge
+from replica.clone import Clone
+from replica.errors import PeerError, ReplicaError
+from replica.keys import Identity
+from replica.places import CONFIG
+from tests.simulation.hardware import Died, Hardware, Machine
+from tests.simulation.link import Link
+from tests.simulation.people import DOCUMENTS, People, replica_toml
+from transport.session import Took
+
+NAMES = ("alice", "bob", "carol", "dave", "erin")
+START = 1_750_000_000_000  # milliseconds since 1970
+DAY = 86_400_000
+SOON = 400  # milliseconds after which a node looks again at what it did not believe at once
+ROUNDS = 40  # of healing, after which something does not come to rest
+
+
+class Finding(AssertionError):
+    """Something that must hold does not."""
+
+
+class Process:
+    """A running node of one clone, without its event loop: what it would do next is an action of the scheduler."""
+
+    def __init__(self, name: str, clone: Clone, machine: Machine):
+        self.name, self.clone, self.machine = name, clone, machine
+        self.bridge = Bridge(clone, machine.now_ms)
+        self.version = clone.store.version()
+        self.looks_again_at: int | None = None
+        self.wants_delivery = False
+        self.changed = False
+        clone.on_change = self._on_change
+
+    def _on_change(self) -> None:
+        self.changed = self.wants_delivery = True
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the workspace is here: a newcomer's first sync comes before anything else."""
+        return self.clone.log.author(self.clone.identity.id) is not None
+
+
+class Temper:
+    """How bad this run is."""
+
+    def __init__(self, random: Random):
+        self.clones = random.choice((3, 3, 4, 4, 5))
+        self.steps = random.randrange(30, 90)
+        self.deaths = random.choice((0, 0.03, 0.12))
+        self.saves_within = random.choice((0, 0, 0.1))  # somebody saves in the middle of another operation
+        self.disks = random.choice((0, 0, 1))
+        self.clocks = random.choice((0, 1))
+        self.members = random.choice((0, 1))
+        self.rules = random.choice((0, 0, 1))
+        self.pace = random.choice(((5,), (5, 50, 400), (5, 400, 5_000, 3_600_000)))  # milliseconds between steps
+        self.batch = random.choice((1, 3, 500))  # changes in a message
+        self.slices = random.random() < 0.5  # bytes arrive a few at a time
+
+
+class Simulation:
+    """The run of one seed. `run` raises Finding, or what the program itself raised where it should not."""
+
+    def __init__(self, seed: int):
+        self.seed, self.random = seed, Random(seed)
+        self.temper = Temper(self.random)
+        self.hardware = Hardware(self.random, START, self.trace)
+        self.people = People(self)
+        self.machines: dict[str, Machine] = {}
+        self.processes: dict[str, Process] = {}
+        self.links: list[Link] = []
+        self.parted: set[frozenset[str]] = set()  # pairs that cannot reach each other
+        self.removed: set[str] = set()
+        self.inviter: dict[str, str] = {}
+        self.frames: list[bytes] = []  # all that went over the wire
+        self.history: list[str] = []
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._verbose = False
+
+    # --- the run
+
+    def run(self) -> str:
+        """Everything; returns the hash of all that happened."""
+        memory = Path("/dev/shm")
+        self.folder = Path(tempfile.mkdtemp(prefix="replica-simulation-", dir=memory if memory.is_dir() else None))
+        patches = [
+            mock.patch.object(log, "BATCH_CHANGES", self.temper.batch),
+            mock.patch.object(materialise, "TEXTS_IN_MEMORY", 2),
+            mock.patch.object(config, "load", cache(config.load)),  # each process would read the same few texts
+            mock.patch.object(Identity, "new", lambda: Identity(self.hardware._entropy.randbytes(32))),
+        ]
+        try:
+            with self.hardware:
+                for patch in patches:
+                    patch.start()
+                try:
+                    self._everything()
+                finally:
+                    for patch in patches:
+                        patch.stop()
+                    for process in self.processes.values():
+                        process.clone.on_change = None
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return self._digest.hexdigest()
+
+    def _everything(self) -> None:
+        from tests.simulation.oracle import Oracle
+
+        self._begin()
+        actions, weights = zip(*self._actions(), strict=True)
+        for _ in range(self.temper.steps):
+            self.hardware.now += self.random.choice(self.temper.pace)
+            self.random.choices(actions, weights)[0]()
+            self._drop_links()
+        self.heal()
+        Oracle(self).check()
+
+    def trace(self, what: str) -> None:
+        """Note what happens: two runs of a seed have the same notes."""
+        self._digest.update(what.encode() + b"\n")
+        if self._verbose:
+            place = str(self.folder)
+            print(f"{self.hardware.now - START:>10} {what.replace(place, '')}")
+
+    def wiretap(self, sender: str, frame: bytes) -> None:
+        self.trace(f"{sender} sends {hashlib.blake2b(frame, digest_size=8).hexdigest()}")
+        self.frames.append(frame)
+
+    def _actions(self) -> list[tuple[Callable[[], None], float]]:
+        """What can happen, and how often."""
+        t = self.temper
+        return [
+            (self._save, 26), (self._finish_saving, 3), (self._bridge, 22), (self._command, 10), (self._decide, 2),
+            (self._meet, 8), (self._deliver, 40), (self._tell, 8), (self._settle, 4),
+            (self._cut, 4), (self._part, 2), (self._reunite, 3),
+            (self._kill, 40 * t.deaths), (self._start, 3 + 20 * t.deaths),
+            (self._fill_disk, 2 * t.disks), (self._free_disk, 3 * t.disks), (self._jump, 3 * t.clocks),
+            (self._join, 1.5 * t.members), (self._remove, 0.7 * t.members), (self._rules, 2 * t.rules),
+            # Further kinds of trouble go here: compaction, a backup restored over today's store.
+        ]  # fmt: skip
+
+    def _begin(self) -> None:
+        """The first clones, with something in them, all met."""
+        for name in NAMES[: self.temper.clones]:
+            self._make(name)
+        founder = self.machines[NAMES[0]]
+        (founder.root / CONFIG).write_text(replica_toml())
+        founder.saved(founder.root / CONFIG)
+        self._share()
+        for path in self.random.sample(sorted(DOCUMENTS), 4):
+            if self.random.random() < 0.7:
+                machine = self.random.choice(list(self.machines.values()))
+                self.people._write(machine, path, self.people._edited(machine, path, b"") or b"")
+        self.people.finish_saving()
+        self._share()
+
+    def _share(self) -> None:
+        for process in list(self.processes.values()):
+            self._run_bridge(process, calm=True)
+            self._exchange()
+
+    def _make(self, name: str) -> None:
+        root = self.folder / name
+        machine = self.machines[name] = self.hardware.machine(name, root)
+        able = [p.name for p in self._running(member=True) if p.has_arrived and not p.machine.full]
+        with self.hardware.on(machine):
+            if not able:
+                self._runs(machine, Clone.create(root, name, "team", _certificate, now_ms=machine.now_ms))
+                return
+            by, identity = self.random.choice(able), Identity.new()
+        self.inviter[name] = by
+        self.operate(by, lambda: self.processes[by].clone.admit(identity.public, _certificate(b"", name), name),
+                     calm=True)  # fmt: skip
+        with self.hardware.on(machine):
+            clone = Clone.adopt(root, identity, self.processes[by].clone.workspace, name, now_ms=machine.now_ms)
+            self._runs(machine, clone)
+        self._connect(by, name)
+        self._exchange(only=(by, name))
+
+    def _runs(self, machine: Machine, clone: Clone) -> None:
+        machine.starts += 1
+        self.processes[machine.name] = Process(machine.name, clone, machine)
+
+    # --- operations on a machine
+
+    def operate(self, name: str, work: Callable[[], object], *, calm: bool = False, command: bool = False):
+        """Let the program do something on a machine. None: it died on the way, or found the disk full.
+
+        `command`: in a process of its own, beside the node.
+        """
+        machine = self.machines[name]
+        machine.was_full = False
+        before = len(machine.connections)
+        if not calm:
+            self._lay_fuse(machine)
+        try:
+            with self.hardware.on(machine):
+                return work()
+        except Died:
+            power_cut = not command and self.random.random() < 0.4
+            self.trace(f"{name} dies{' of a power cut' if power_cut else ''}")
+            if command and name in self.processes:
+                machine.bury(False, since=before)
+            else:
+                self._bury(name, power_cut)
+        except PeerError:
+            raise
+        except (ReplicaError, OSError) as error:
+            if not machine.was_full:
+                raise Finding(f"{name}: {type(error).__name__}: {error}") from error
+            self.trace(f"{name} finds its disk full")
+        finally:
+            machine.fuse = machine.spark = None
+            self._after(name)
+        return None
+
+    def _lay_fuse(self, machine: Machine) -> None:
+        if self.random.random() < self.temper.deaths:
+            machine.fuse = self.random.choice((1, 2, 3, 5, 8, 12, 20, 30))
+        elif self.random.random() < self.temper.saves_within and not machine.full:
+            machine.fuse, machine.spark = self.random.randrange(1, 15), lambda _: self._save_within(machine)
+
+    def _save_within(self, machine: Machine) -> None:
+        """Somebody saves a file on this machine, now of all times."""
+        machine.spark = None
+        self.hardware.current = None
+        try:
+            self.people.save(machine)
+        finally:
+            self.hardware.current = machine
+
+    def _after(self, name: str) -> None:
+        process = self.processes.get(name)
+        if process is not None and process.changed:
+            process.changed = False
+            for link in self.links:
+                for end in link.ends:
+                    end.owed = end.owed or end.process is process
+
+    def _bury(self, name: str, power_cut: bool) -> None:
+        self.processes.pop(name, None)
+        for link in self.links:
+            if link.touches(name):
+                link.cut()
+        self._drop_links()
+        self.machines[name].bury(power_cut)
+
+    def _running(self, *, member: bool = False) -> list[Process]:
+        return [p for n, p in sorted(self.processes.items()) if not member or n not in self.removed]
+
+    # --- files and commands
+
+    def _save(self) -> None:
+        self.people.save(self.random.choice(list(self.machines.values())))
+
+    def _finish_saving(self) -> None:
+        self.people.finish_saving(self.random.choice(list(self.machines.values())))
+
+    def _rules(self) -> None:
+        self.people.change_rules(self.machines[NAMES[0]])
+
+    def _bridge(self) -> None:
+        """A node looks at its folder, or at the files that its watch has named, or writes what has come."""
+        running = [process for process in self._running() if process.has_arrived]
+        if running:
+            self._run_bridge(self.random.choice(running))
+
+    def _run_bridge(self, process: Process, *, calm: bool = False) -> bool:
+        """Whether there was anything to do."""
+        bridge, how = process.bridge, "run" if calm else self.random.choice(("run", "run", "deliver", "collect"))
+        again = process.looks_again_at is not None and self.hardware.now >= process.looks_again_at
+        if how == "deliver" and not again:
+            work = bridge.deliver
+        elif how == "collect" and not again:
+            names = self.random.sample(sorted(DOCUMENTS), 3)
+            work = lambda: bridge.collect(names)  # noqa: E731
+        else:
+            work = lambda: bridge.run(every=calm)  # noqa: E731
+        self.trace(f"{process.name} bridge {how}")
+        report = self.operate(process.name, work, calm=calm)
+        if report is None:
+            return True
+        with self.hardware.on(process.machine):
+            self.people.heard(process.clone, report)
+        process.looks_again_at = self.hardware.now + SOON if report.look_again else None
+        return not report.quiet or report.look_again
+
+    def _command(self) -> None:
+        people = self.people
+        names = [name for name in self.machines if name not in self.processes or self.processes[name].has_arrived]
+        name = self.random.choice(names)
+        what = self.random.choices((people.add, people.delete, people.restore, people.resolve), (70, 4, 6, 20))[0]
+        self.command(name, what)
+
+    def _decide(self) -> None:
+        names = [name for name in self.machines if name not in self.processes or self.processes[name].has_arrived]
+        self.command(self.random.choice(names), self.people.decide_held)
+
+    def command(self, name: str, what: Callable[[Machine, Clone], None], *, calm: bool = False) -> None:
+        """By the node, or by a process of its own, as the command line has it."""
+        machine, process = self.machines[name], self.processes.get(name)
+        self.trace(f"{name} {what.__name__}")
+        if process is not None and self.random.random() < 0.5:
+            process.clone.log.refresh()
+            self.operate(name, lambda: what(machine, process.clone), calm=calm)
+            return
+
+        def work() -> None:
+            with _opened(machine) as clone:
+                if clone.log.author(clone.identity.id) is not None:
+                    what(machine, clone)
+
+        self.operate(name, work, calm=calm, command=True)
+        if process is not None and name in self.processes:
+            self._poll(process)
+
+    def _poll(self, process: Process) -> None:
+        """A node notices what other processes of its clone have committed."""
+        version = process.clone.store.version()
+        if version != process.version:
+            process.version = version
+            process.clone.log.refresh()
+            process.changed = process.wants_delivery = True
+            self._after(process.name)
+
+    # --- the network
+
+    def _meet(self) -> None:
+        pairs = [
+            (one.name, other.name) for one, other in combinations(self._running(), 2)
+            if frozenset((one.name, other.name)) not in self.parted
+            and sum(link.between(one.name, other.name) for link in self.links) < 2
+        ]  # fmt: skip
+        if pairs:
+            self._connect(*self.random.choice(pairs))
+
+    def _knows(self, one: Process, other: Process) -> bool:
+        """Whether `one` accepts the other's certificate."""
+        known = one.clone.log.author(other.clone.identity.id) is not None
+        return known or (not one.has_arrived and self.inviter.get(one.name) == other.name)
+
+    def _connect(self, one: str, other: str, *, calm: bool = False) -> None:
+        a, b = self.processes[one], self.processes[other]
+        if not (self._knows(a, b) and self._knows(b, a)):
+            return
+        self.trace(f"{one} meets {other}")
+        link = Link(a, b, self.wiretap)
+        self.links.append(link)
+        for side in (0, 1):
+            self._at_end(link, side, lambda side=side: link.open(side), calm=calm)
+
+    def _at_end(self, link: Link, side: int, work: Callable[[], object], *, calm: bool = False) -> None:
+        end = link.ends[side]
+        if not link.is_open:
+            return
+        self.operate(end.process.name, work, calm=calm)
+        if link.blamed is not None:
+            raise Finding(f"an honest peer was blamed: {type(link.blamed).__name__}: {link.blamed}") from link.blamed
+        if any(isinstance(event, Took) for event in end.events):
+            end.process.wants_delivery = True
+        end.events.clear()
+
+    def _deliver(self) -> None:
+        for _ in range(self.random.randrange(1, 6)):
+            busy = [(link, side) for link in self.links for side in link.busy]
+            if not busy:
+                return
+            link, side = self.random.choice(busy)
+            size = self.random.choice((1, 40, 300, None)) if self.temper.slices else None
+            self._at_end(link, side, lambda link=link, side=side, size=size: link.deliver(side, size))
+            self._drop_links()
+            if self.random.random() < 0.7:
+                self._tell()
+
+    def _tell(self, *, calm: bool = False) -> bool:
+        """Sessions hear that their store has grown; some of them late."""
+        told = False
+        for link in list(self.links):
+            for side in (0, 1):
+                if link.ends[side].owed and link.is_open and (calm or self.random.random() < 0.8):
+                    told = True
+                    self._at_end(link, side, lambda link=link, side=side: link.tell(side), calm=calm)
+        return told
+
+    def _settle(self, *, calm: bool = False) -> None:
+        for link in list(self.links):
+            for side in (0, 1):
+                self._at_end(link, side, lambda link=link, side=side: link.settle(side), calm=calm)
+
+    def _cut(self) -> None:
+        if self.links:
+            link = self.random.choice(self.links)
+            self.trace("a connection is cut")
+            if link.busy and self.random.random() < 0.5:  # in the middle of a frame
+                side = self.random.choice(link.busy)
+                size = self.random.randrange(len(link.ends[1 - side].sent))
+                self._at_end(link, side, lambda: link.deliver(side, size))
+            link.cut()
+
+    def _drop_links(self) -> None:
+        self.links = [link for link in self.links if not link.is_over]
+
+    def _part(self) -> None:
+        """Some clones cannot reach the others any more."""
+        names = list(self.machines)
+        island = set(self.random.sample(names, self.random.randrange(1, len(names))))
+        self.parted |= {frozenset(pair) for pair in combinations(names, 2) if len(island & set(pair)) == 1}
+        for link in self.links:
+            if any(link.between(*sorted(pair)) for pair in self.parted):
+                link.cut()
+
+    def _reunite(self) -> None:
+        self.parted.clear()
+
+    # --- machines
+
+    def _kill(self) -> None:
+        if running := self._running():
+            name = self.random.choice(running).name
+            self.trace(f"{name} is killed")
+            self._bury(name, self.random.random() < 0.4)
+
+    def _start(self, name: str | None = None, *, calm: bool = False) -> None:
+        down = [n for n in self.machines if n not in self.processes] if name is None else [name]
+        if not down:
+            return
+        machine = self.machines[self.random.choice(down)]
+        self.trace(f"{machine.name} starts")
+
+        def work() -> None:
+            self._runs(machine, Clone.open(machine.root, now_ms=machine.now_ms))
+
+        self.operate(machine.name, work, calm=calm)
+        process = self.processes.get(machine.name)
+        if process is not None and process.has_arrived:
+            self._run_bridge(process, calm=calm)
+
+    def _fill_disk(self) -> None:
+        self.random.choice(list(self.machines.values())).full = True
+
+    def _free_disk(self) -> None:
+        for machine in self.machines.values():
+            machine.full = False
+
+    def _jump(self) -> None:
+        machine = self.random.choice(list(self.machines.values()))
+        machine.skew = self.random.choice((0, 500, -500, 3 * DAY, -3 * DAY, 40 * DAY, -400 * DAY))
+
+    # --- members
+
+    def _join(self) -> None:
+        name = next((name for name in NAMES if name not in self.machines), None)
+        able = [p for p in self._running(member=True) if p.has_arrived and not p.machine.full]
+        if name is None or not able:
+            return
+        self.trace(f"{name} joins")
+        root = self.folder / name
+        root.mkdir()
+        if self.random.random() < 0.6:  # with files that are there already, some of them somebody else's
+            machine = self.hardware.machine(name, root)
+            self.machines[name] = machine
+            for _ in range(3):
+                self.people.save(machine)
+            self.people.finish_saving(machine)
+            if self.random.random() < 0.3:
+                (root / CONFIG).write_text("# my own rules\n")
+            del self.machines[name]
+        self._make(name)
+
+    def _remove(self) -> None:
+        members = [name for name in self.machines if name not in self.removed]
+        able = [p for p in self._running(member=True) if p.has_arrived]
+        target = self.random.choice(members)
+        by = [p for p in able if p.name != target and not p.clone.removed]
+        if target == NAMES[0] or not by or len(members) < 3 or self.removed:
+            return
+        process = self.random.choice(by)
+        if all(member["name"] != target for member in process.clone.members()):
+            return
+        self.trace(f"{process.name} removes {target}")
+        self.removed.add(target)
+        if self.operate(process.name, lambda: process.clone.remove(target)) is None:
+            self.removed.discard(target)
+            self._maybe_removed = target
+
+    # --- the healing
+
+    def heal(self) -> None:
+        """Disks have room, everybody runs and reaches everybody, editors finish: until nothing moves."""
+        self.trace("healing")
+        self.parted.clear()
+        for machine in self.machines.values():
+            machine.full = False
+        self.people.finish_saving()
+        self.people.mend_rules(self.machines[NAMES[0]])
+        for name in self.machines:
+            if name not in self.processes:
+                self._start(name, calm=True)
+        self._notice_removals()
+        for _ in range(ROUNDS):
+            if not self._heal_once():
+                return
+        raise Finding("the clones do not come to rest")
+
+    def _notice_removals(self) -> None:
+        """A removal whose process died may have been stored all the same."""
+        for process in self.processes.values():
+            self.removed |= {m["name"] for m in process.clone.members() if m["removed_by"] is not None}
+
+    def _heal_once(self) -> bool:
+        """One round of everything; whether anything moved."""
+        self.hardware.now += 1_000
+        moved = False
+        for process in self._running():
+            if process.has_arrived:
+                moved |= self._run_bridge(process, calm=True)
+                with self.hardware.on(process.machine):
+                    is_holding = bool(process.bridge.held())
+                if is_holding:
+                    moved = True
+                    self.command(process.name, self.people.decide_held, calm=True)
+                    self._poll(process)
+        for one, other in combinations(self._running(), 2):
+            if not any(link.between(one.name, other.name) for link in self.links):
+                self._connect(one.name, other.name, calm=True)
+        moved |= self._exchange()
+        self._notice_removals()
+        members = self._running(member=True)
+        vectors = [process.clone.vector() for process in members]
+        return moved or any(vector != vectors[0] for vector in vectors)
+
+    def _exchange(self, only: tuple[str, str] | None = None) -> bool:
+        """Deliver until nothing is on its way, the digests too."""
+        moved = False
+        chosen = [link for link in self.links if only is None or link.between(*only)]
+        for _ in range(10_000):
+            busy = [(link, side) for link in chosen for side in link.busy]
+            for link, side in busy:
+                self._at_end(link, side, lambda link=link, side=side: link.deliver(side), calm=True)
+            self._drop_links()
+            moved |= self._tell(calm=True)
+            if not busy:
+                self._settle(calm=True)
+                if not any(link.busy for link in chosen):
+                    return moved
+        raise Finding("messages without end")
+
+
+@contextmanager
+def _opened(machine: Machine) -> Iterator[Clone]:
+    machine.starts += 1
+    clone = Clone.open(machine.root, now_ms=machine.now_ms)
+    try:
+        yield clone
+    finally:
+        if not machine.gone:
+            clone.close()
+
+
+def _certificate(_private: bytes, name: str) -> bytes:
+    """Stands for a certificate: the log carries it and never looks inside."""
+    return f"certificate of {name}".encode()

@@ -1,0 +1,231 @@
+"""What the simulation has found (docs/reliability.md), each told once more by itself."""
+
+import os
+import stat
+from unittest import mock
+
+from replica import folder, log, writing
+from replica.bridge import SECOND_LOOK
+from replica.clone import Clone
+from replica.keys import Identity
+from replica.status import status
+from tests.helpers import Link, Network, add, certificate, history, read, save, shared_content, stored_bytes, sync, talk
+from transport.node import Node, Options
+
+LINES = '\n[[documents]]\nglob = "**/*.md"\npolicy = "text"\n'
+UNION = '[[documents]]\nglob = "notes.md"\npolicy = "union"\n' + LINES
+
+
+def begun(network: Network) -> tuple[Clone, Clone]:
+    """A newcomer that bob, who is not the founder, let in, and whose first sync broke off after the first change."""
+    assert log.BATCH_CHANGES == 1
+    bob, identity = network["bob"], Identity.new()
+    bob.admit(identity.public, certificate(b"", "carol"), "carol")
+    carol = Clone.adopt(network.folder / "carol", identity, bob.workspace, "carol", now_ms=network.clock)
+    network.clones["carol"] = carol
+    link = Link(bob, carol)
+    link.deliver(0)
+    for _ in range(2):
+        link.deliver(1)
+    assert len(carol.vector()) == 1 and carol.log.author(bob.identity.id) is None
+    return bob, carol
+
+
+def test_a_newcomer_whose_first_sync_broke_off_goes_on_with_who_let_it_in():
+    with mock.patch.object(log, "BATCH_CHANGES", 1), Network("alice", "bob") as network:
+        bob, carol = begun(network)
+        sync(bob, carol)
+        assert carol.digest() == bob.digest()
+        stranger = network.add("dave")
+        assert any("not a member" in getattr(event, "reason", "") for event in talk(carol, stranger))
+
+
+def test_a_newcomer_whose_first_sync_broke_off_still_trusts_the_certificate_of_who_let_it_in():
+    with mock.patch.object(log, "BATCH_CHANGES", 1), Network("alice", "bob") as network:
+        bob, carol = begun(network)
+        with carol.transaction():
+            carol.store.set_meta("inviter", b"certificate of the inviter")
+        with mock.patch("transport.node.tls.check_certificate", lambda _: bob.identity.public):
+            assert Node(carol, Options())._certificates()[bob.identity.id] == b"certificate of the inviter"
+            sync(bob, carol)
+            assert Node(carol, Options())._certificates()[bob.identity.id] == b"certificate of bob"
+
+
+def test_a_rename_is_flushed_with_its_folder_before_the_store_believes_it():
+    """A file that a power cut takes back behind what the store says was written would read as a person's edit."""
+    with Network("alice") as network:
+        alice, done = network["alice"], []
+        replace, fsync = os.replace, os.fsync
+
+        def flushed(handle):
+            info = os.fstat(handle)
+            done.append(("flush", info.st_ino) if stat.S_ISDIR(info.st_mode) else ("file", 0))
+            fsync(handle)
+
+        with (
+            mock.patch.object(os, "replace", lambda *paths: (done.append(("rename", 0)), replace(*paths))),
+            mock.patch.object(os, "fsync", flushed),
+        ):
+            folder.write(alice.root, "notes/plan.md", b"words\n")
+            inode = (alice.root / "notes").stat().st_ino
+            assert done[-2:] == [("rename", 0), ("flush", inode)]
+            folder.remove(alice.root, "notes/plan.md")
+        assert done[-1] == ("flush", inode)
+
+
+def test_what_a_killed_process_left_half_written_goes():
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "docs/plan.md", "words\n")
+        left = save(alice, f"docs/{folder.TEMPORARY}4711-plan.md", "wor")
+        network.run("alice")
+        assert not left.exists() and read(alice, "docs/plan.md") == "words\n"
+
+
+def test_a_file_that_is_gone_is_believed_although_the_clock_was_set_back():
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "notes.md", "words\n")
+        network.run("alice")
+        (alice.root / "notes.md").unlink()
+        assert network.bridge("alice").run().look_again
+        network.now -= 400 * 86_400_000
+        assert network.bridge("alice").run().look_again
+        network.now += SECOND_LOOK
+        assert network.bridge("alice").run().deleted == ["notes.md"]
+
+
+def test_daily_documents_are_met_although_the_clock_was_set_back():
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", '[[documents]]\nglob = "*.md"\ncadence = "daily"\n')
+        network.run("alice")
+        network.now -= 400 * 86_400_000
+        save(alice, "notes.md", "words\n")
+        assert network.run("alice").taken == ["notes.md"]
+
+
+def test_half_of_the_making_of_an_empty_document_is_no_stumbling_block():
+    """An empty file is told by two changes; a batch may end between them."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "activeContext.md", "")
+        network.run("alice")
+        bob.ingest([history(alice)[-2]])
+        network.run("bob")
+        network.share()
+        assert read(bob, "activeContext.md") == ""
+
+
+def test_a_private_line_that_comes_back_is_private():
+    """By an undo, a half-written save, or a file that was away: what was of level 0 does not go out by that."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "a-buffer.md", "- one\n- two\n")
+        network.run("alice")
+        writing.add(alice, "a-buffer.md", "the secret", level=0)
+        network.share()
+        whole = read(alice, "a-buffer.md")
+        for partly in ("- one\n", ""):
+            save(alice, "a-buffer.md", partly)
+            network.run("alice")
+            save(alice, "a-buffer.md", whole)
+            network.run("alice")
+        (alice.root / "a-buffer.md").unlink()
+        network.run("alice")
+        save(alice, "a-buffer.md", whole)
+        save(alice, "other-buffer.md", whole)  # a file renamed is a new document
+        network.share()
+        assert read(bob, "a-buffer.md") == read(bob, "other-buffer.md") == "- one\n- two\n"
+        assert read(alice, "a-buffer.md") == whole and b"the secret" not in stored_bytes(bob)
+
+
+def test_a_line_copied_out_of_a_private_document_is_shared():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", '[[documents]]\nglob = "mine.md"\npolicy = "union"\nlevel = 0\n' + UNION)
+        network.share()
+        save(alice, "mine.md", "- one\n- two\n")
+        network.run("alice")
+        save(alice, "notes.md", "- one\n")
+        network.share()
+        assert read(bob, "notes.md") == "- one\n" and b"- two" not in stored_bytes(bob)
+
+
+def with_a_secret(network: Network) -> str:
+    """Alice's notes.md, a union, has a line of level 0. Returns the file."""
+    alice = network["alice"]
+    save(alice, "replica.toml", UNION)
+    save(alice, "notes.md", "- one\n")
+    network.share()
+    writing.add(alice, "notes.md", "the secret", level=0)
+    network.share()
+    return read(alice, "notes.md")
+
+
+def test_a_change_of_policy_does_not_share_what_is_private():
+    with Network("alice", "bob") as network:
+        whole = with_a_secret(network)
+        alice, bob = network["alice"], network["bob"]
+        save(bob, "replica.toml", LINES)
+        network.share()
+        assert "level 0" in status(alice, None)["held"][0]["what"] and read(alice, "notes.md") == whole
+        assert b"the secret" not in stored_bytes(bob)
+        save(alice, "notes.md", "- one\n")
+        network.share()
+        assert not status(alice, None)["held"] and alice.text("notes.md") == bob.text("notes.md") == "- one\n"
+        assert b"the secret" not in stored_bytes(bob)
+
+
+def test_a_change_of_policy_shares_what_is_private_when_told_to():
+    with Network("alice", "bob") as network:
+        with_a_secret(network)
+        alice, bob = network["alice"], network["bob"]
+        save(bob, "replica.toml", LINES)
+        network.share()
+        with mock.patch("replica.bridge.time.sleep"):
+            network.bridge("alice").accept(["notes.md"])
+        network.share()
+        assert "the secret" in bob.text("notes.md") == alice.text("notes.md") == read(bob, "notes.md")
+
+
+def test_a_document_deleted_elsewhere_leaves_its_private_lines_and_nothing_else():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        add(alice, "a-buffer.md", "- one", "- two")
+        add(alice, "a-buffer.md", "- the secret", level=0)
+        network.share()
+        for deliver in (True, False):
+            bob.delete(bob.document("a-buffer.md"))
+            bridge = network.bridge("alice")
+            bridge.run()
+            sync(alice, bob)
+            if deliver:
+                assert bridge.deliver().written == ["a-buffer.md"]
+            network.share()
+            assert read(alice, "a-buffer.md") == "- the secret\n" and not (bob.root / "a-buffer.md").exists()
+            add(bob, "a-buffer.md", "- three")
+            network.share()
+        assert read(alice, "a-buffer.md").count("secret") == 1
+
+
+def test_what_was_added_before_a_change_of_policy_and_is_in_no_file_yet_moves_on():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "of alice")
+        writing.add(alice, "notes.md", "the secret", level=0)
+        writing.add(bob, "notes.md", "of bob")
+        save(bob, "replica.toml", LINES)
+        network.run("bob")
+        sync(alice, bob)
+        network.share()
+        network.share()
+        assert sorted(read(alice, "notes.md").split("\n")) == ["", "- of alice", "- of bob"]
+        assert read(alice, "notes.md") == read(bob, "notes.md") and shared_content(alice) == shared_content(bob)
+        assert b"the secret" not in stored_bytes(bob)
+        assert [one["path"] for one in status(alice, None)["skipped"]] == ["notes.md as union"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        assert "- the secret\n" in read(alice, "notes.md")
