@@ -239,7 +239,7 @@ class _Folded(NamedTuple):
     doc: int
     time: int
     baseline: Baseline  # without its adds
-    kept: list[tuple[int, int, int, int]]  # its adds: 1, or 2 if dead; author's row, number, index
+    kept: list[tuple]  # its adds: 1, or 2 if dead; text, lead, meta; author's row, number, index
     gone: list[tuple[int, int, int]]  # adds that nothing needs: author's row, number, index
     moved: list[tuple]  # adds that stand where a folded one stood: after, rank, author's row, number, index
 
@@ -279,14 +279,15 @@ def _folded(clone: Clone, scratch: Store, doc: int, cut: Cut) -> _Folded:
             later.append(stored)
     engine = replay.engine(doc) if policy == "text" else None
     whole = baselines.read(scratch, log, doc, policy, engine)
-    adds = baselines.prune(whole.adds, policy, _late(clone, path, policy, doc, later))
+    # A private line that comes back is known by the dead one (Bridge): of level 0 nothing is forgotten.
+    adds = whole.adds if private else baselines.prune(whole.adds, policy, _late(clone, path, policy, doc, later))
     left = {row.dot: row for row in adds}
     gone = [_key(log, row.dot) for row in whole.adds if row.dot not in left]
     moved = [
         (row.after, row.rank and baselines.pack_rank(row.rank), *_key(log, row.dot))
         for was in whole.adds if (row := left.get(was.dot)) and (row.after, row.rank) != (was.after, was.rank)
     ]  # fmt: skip
-    kept = [(1 + row.dead, *_key(log, row.dot)) for row in adds]
+    kept = [(1 + row.dead, row.text, row.lead, row.meta, *_key(log, row.dot)) for row in adds]
     return _Folded(doc, time, whole._replace(adds=[]), kept, gone, moved)
 
 
@@ -334,10 +335,7 @@ def _fold(clone: Clone, cut: Cut, prepared: list[_Folded]) -> int:
     ready = [one for one in prepared if one.doc not in kept]
     for one in ready:
         baselines.keep(store, one.doc, one.time, one.baseline)
-        store.many(
-            "UPDATE adds SET folded=?1, text=iif(?1=2, '', text), lead=iif(?1=2, '', lead), meta=iif(?1=2, NULL, meta)"
-            " WHERE author=?2 AND seq=?3 AND idx=?4", one.kept,
-        )  # fmt: skip
+        store.many("UPDATE adds SET folded=?, text=?, lead=?, meta=? WHERE author=? AND seq=? AND idx=?", one.kept)
         store.many("DELETE FROM adds WHERE author=? AND seq=? AND idx=?", one.gone)
         store.many("UPDATE adds SET after=?, rank=? WHERE author=? AND seq=? AND idx=?", one.moved)
     for n, seq in cut.items():

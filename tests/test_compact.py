@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from replica import baselines, bundle, compact, history
 from replica.baselines import AddRow, Late
 from replica.blocks import Node, order
-from replica.changes import Dot
+from replica.changes import Dot, Remove
 from replica.clone import Clone
 from replica.errors import HistoryFolded, InvalidChange
-from tests.helpers import Network, add, assert_same, entry, shared_content
+from tests.helpers import Network, add, assert_same, entry, save, shared_content
 
 AT_ONCE = "[history]\ndays = 0\n"
 DAY = 86_400_000
@@ -137,6 +137,24 @@ def test_a_document_whose_regions_wait_keeps_its_changes(network):
     late = network.add("late")
     network.sync("one", "late")
     assert late.documents.all_conflicts() == [conflict]
+
+
+def test_a_private_line_that_comes_back_after_folding_is_private_still(network):
+    one = network["one"]
+    save(one, "a-buffer.md", "# Buffer\n\n- shared\n")
+    network.run("one")
+    (there,) = [e for e in one.entries("a-buffer.md") if e.role == "entry"]
+    secret = entry("- secret", after=there.place)
+    (stored,) = one.edit_entries("a-buffer.md", "union", [(0, secret)])
+    dot = Dot(stored.change.author, stored.change.seq, 0)
+    one.edit_entries("a-buffer.md", "union", [(0, Remove((dot,)))])
+    network.run("one")
+    network.sync_all()
+    acknowledged(network)
+    assert compact.compact(one).folded
+    save(one, "a-buffer.md", "# Buffer\n\n- shared\n- secret\n")
+    network.run("one")
+    assert [e.private for e in one.entries("a-buffer.md") if e.text == "- secret"] == [True]
 
 
 def test_the_row_numbers_of_a_store_only_grow(network):
