@@ -6,6 +6,7 @@
 #   make bench     the measurements (docs/benchmarks.md)
 #   make histories 1,000 generated histories of six clones on a bad network
 #   make fuzz      SECONDS=10 (or more) of made-up bytes for everything that reads foreign ones
+#   make crash     1,000 processes killed at what they do to the disk, restarted and checked (docs/reliability.md)
 #   make install   only set up .venv; the command is then .venv/bin/replica
 #   make clean     remove .venv and what the tools leave behind
 #
@@ -24,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport REPLICA_DIR
 unexport PYTHONPATH
 
-.PHONY: help demo test check bench histories fuzz install clean
+.PHONY: help demo test check bench histories fuzz crash install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -52,6 +53,9 @@ fuzz: $(STAMP)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAIN) --editable '.[fuzz]' || true
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+crash: $(STAMP)
+	@$(BIN)/python -m tests.crash --kills 1000 $(ARGS)
 
 install: $(STAMP)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from replica import paths
 from replica.clone import unwritable
+from replica.disk import flush_folder
 from replica.errors import StoreError, UnsafePath
 from replica.places import FOLDER
 
@@ -68,10 +69,14 @@ def _wait_for(lock: Callable[[], None], root: Path) -> None:
 
 
 class Found(NamedTuple):
-    """A look at the folder: document paths with their files, and what was passed over with the reason."""
+    """A look at the folder: document paths with their files, and what was passed over with the reason.
+
+    `leftovers`: our own half-written files, of a process that was killed.
+    """
 
     files: dict[str, Path]
     skipped: dict[str, str]
+    leftovers: list[Path]
 
 
 def look(root: Path, is_document, excluded) -> Found:
@@ -79,20 +84,22 @@ def look(root: Path, is_document, excluded) -> Found:
 
     `is_document(path)` and `excluded(path)` judge normalised relative paths; links are never followed.
     """
-    found = Found({}, {})
+    found = Found({}, {}, [])
     claimed: dict[str, str] = {}
     for folder, names, files in os.walk(root, onerror=lambda error: _unreadable(root, error, found)):
         relative = Path(folder).relative_to(root)
         names[:] = sorted(n for n in names if _enter(relative, n, Path(folder), excluded, is_document, found))
         for name in sorted(files):
-            if not name.startswith(TEMPORARY):
+            if name.startswith(TEMPORARY):
+                found.leftovers.append(Path(folder, name))
+            else:
                 _consider(relative, name, Path(folder), is_document, excluded, found, claimed)
     return found
 
 
 def check(root: Path, files: dict[str, Path], excluded) -> Found:
     """The same judgement for single files, by document path."""
-    found = Found({}, {})
+    found = Found({}, {}, [])
     claimed: dict[str, str] = {}
     for path, file in files.items():
         inside = [parent.as_posix() for parent in Path(path).parents if parent != Path(".")]
@@ -172,20 +179,37 @@ def write_all(root: Path, writes: list[Write]) -> list[str | Exception]:
 
     Errors are UnsafePath (the path leads out of the folder), OSError, and FileChanged (somebody saved it meanwhile).
     Folders are made as needed, links never followed. All data is on the disk before the first file is replaced, so a
-    power cut leaves no file empty; the flushes of many files run side by side.
+    power cut leaves no file empty; the flushes of many files run side by side. The names are on the disk at the end:
+    a caller that notes the files as written is right after a power cut too.
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    named = _folders(root, writes)
     prepared = [_attempt(_beside, root, write) for write in writes]
     if len(writes) > 1:
         with ThreadPoolExecutor(FLUSHES) as pool:
             flushed = list(pool.map(lambda one: one if isinstance(one, Exception) else _attempt(_flush, one), prepared))
     else:
         flushed = [one if isinstance(one, Exception) else _attempt(_flush, one) for one in prepared]
-    return [
+    done = [
         one if isinstance(one, Exception) else _attempt(_replace, root, write, one)
         for write, one in zip(writes, flushed, strict=True)
     ]
+    for folder in named:
+        flush_folder(folder)
+    return done
+
+
+def _folders(root: Path, writes: list[Write]) -> list[Path]:
+    """Whose names will change: the folder of each file, and what holds a folder that is not there yet."""
+    found: dict[Path, None] = {}
+    for write in writes:
+        place = Path(root, write.path).parent
+        found[place] = None
+        while place != root and not place.exists():
+            place = place.parent
+            found[place] = None
+    return list(found)
 
 
 def write(root: Path, path: str, data: bytes) -> str:
@@ -263,6 +287,8 @@ def remove(root: Path, path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
             raise unwritable(root, error) from None
+    # Before anyone notes that it is gone: a power cut would bring it back as a new file.
+    flush_folder(next(folder for folder in target.parents if folder.is_dir()))
 
 
 def git_head(root: Path) -> str | None:
