@@ -22,7 +22,7 @@ from replica.clone import Clone
 from replica.places import CONFIG, FOLDER
 from tests.crash import world
 from tests.crash.world import Clock, Expect, Told, bridged, meet, numbered, opened, save, text_of
-from tests.helpers import sync
+from tests.helpers import sync, talk
 
 BUFFER, LOG, NOTES, ACTIVE = "a-buffer.md", "SESSION_LOG.md", "notes.md", "activeContext.md"
 ALL = (BUFFER, LOG, NOTES)
@@ -469,6 +469,29 @@ def back_from_backup(root: Path) -> Expect:
     return expect
 
 
+def forked(root: Path) -> Expect:
+    """The same, and it was written in before it met anyone: two changes have one number."""
+    expect = back_from_backup(root)
+    with opened(root, "alice") as alice:
+        for path in ALL:
+            writing.add(alice, path, "- after the restore")
+            expect.must[path].add("- after the restore")
+        bridged(alice)
+    return expect
+
+
+def heal(root: Path, told: Told) -> None:
+    """It comes back under a new identity, with what it wrote."""
+    with opened(root, "alice") as alice, opened(root, "bob") as bob:
+        for _ in range(2):
+            talk(alice, bob)
+        bridged(alice)
+
+
+def healed_again(root: Path) -> None:
+    heal(root, lambda *said: None)
+
+
 # --- compaction
 
 
@@ -664,6 +687,7 @@ SCENARIOS: dict[str, Scenario] = {
     "restore": Scenario(restoring, restore),
     "copy": Scenario(copied, open_copy, check=copy_check),
     "backup": Scenario(back_from_backup, ingest),
+    "fork": Scenario(forked, heal, again=healed_again),
     "compact": Scenario(foldable, fold),
     "baselines": Scenario(folded, take_baselines),
     "join": Scenario(alone, again=join_again, check=join_check, roles={"inviter": inviter, "joiner": joiner}),
