@@ -8,6 +8,7 @@
 #   make fuzz      SECONDS=10 (or more) of made-up bytes for everything that reads foreign ones
 #   make lan       six hosts on a network of namespaces: cuts, bad cables, moves (Linux, root; else it says why not)
 #   make simulate  the whole stack under faults: SEEDS=2000 runs so many, SEED=17 that one, with all that happens
+#   make crash     1,000 processes killed at what they do to the disk, restarted and checked (docs/reliability.md)
 #   make install   only set up .venv; the command is then .venv/bin/replica
 #   make clean     remove .venv and what the tools leave behind
 #
@@ -26,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport REPLICA_DIR
 unexport PYTHONPATH
 
-.PHONY: help demo test check bench histories simulate fuzz lan install clean
+.PHONY: help demo test check bench histories simulate crash fuzz lan install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -61,6 +62,9 @@ fuzz: $(STAMP)
 
 lan: $(STAMP)
 	REPLICA_LAN=1 $(BIN)/python -m pytest -rs tests/lan $(ARGS)
+
+crash: $(STAMP)
+	@$(BIN)/python -m tests.crash --kills 1000 $(ARGS)
 
 install: $(STAMP)
 

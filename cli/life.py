@@ -100,6 +100,8 @@ def _make(root: Path, name: str, workspace: str, made: _Made) -> "tuple[str | No
     from replica.bridge import Bridge
     from replica.clone import Clone, refuse_if_clone, unwritable
     from replica.errors import ConfigError, StoreError
+    from replica.folder import write
+    from replica.places import CONFIG
     from transport.tls import make_certificate
 
     if root.exists() and not root.is_dir():
@@ -117,11 +119,14 @@ def _make(root: Path, name: str, workspace: str, made: _Made) -> "tuple[str | No
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(root, error) from None
+    if layout is not None:  # before the clone, and whole: `init` can be repeated until there is a clone
+        made.wrote_config = True
+        try:
+            write(root, CONFIG, layout.text.encode())
+        except OSError as error:
+            raise unwritable(root, error) from None
     clone = Clone.create(root, name, workspace, make_certificate)
     try:
-        if layout is not None:
-            made.wrote_config = True
-            made.config.write_text(layout.text, "utf-8", newline="\n")
         return layout and layout.name, clone, Bridge(clone).run(every=True, wait=True)
     except BaseException:
         clone.close()

@@ -36,6 +36,7 @@ from replica.rejoin import under_way
 # A file that is gone, or suddenly empty, is looked at again after this many milliseconds before it is believed: editors
 # save by delete-then-create and by truncate-then-write.
 SECOND_LOOK = 300
+BEHIND = b"behind"  # an intent that says: the file lacks something of its document
 GROUP = 64  # files written with two transactions between them
 DUE = {"daily": 86_400_000, "weekly": 7 * 86_400_000}  # milliseconds
 
@@ -146,8 +147,8 @@ class Bridge:
 
     def _once(self, every: bool, force: set[str]) -> Report:
         report = Report()
-        if under_way(self.store):
-            return report  # files rest until the documents are whole again
+        if under_way(self.store) or not self._has_workspace():
+            return report  # files rest until the documents are whole
         due = self._due(every)
         self._take_config(report, force)
         found = self._look()
@@ -164,6 +165,11 @@ class Bridge:
         self._remember(report, due)
         return report
 
+    def _has_workspace(self) -> bool:
+        """Whether anything can be taken in yet: a join may have ended before the first sync, which comes first then."""
+        self.clone.log.refresh()
+        return self.clone.log.author(self.clone.identity.id) is not None
+
     def _check_root(self) -> None:
         if not (self.root / FOLDER).is_dir():
             raise StoreError(f"{self.root} is gone or not mounted", hint="bring the folder back; nothing was changed")
@@ -171,10 +177,14 @@ class Bridge:
     def _look(self) -> folder.Found:
         config = self.clone.config
         found = folder.look(self.root, lambda path: self.clone.rule(path) is not None, config.excluded)
-        for leftover in found.leftovers:  # it is our turn, so whoever was writing it is no more
+        self._sweep(found)
+        return found
+
+    def _sweep(self, found: folder.Found) -> None:
+        """Remove what a process that was killed had half written: it is our turn, so nobody else is writing now."""
+        for leftover in found.leftovers:
             with suppress(OSError):
                 leftover.unlink()
-        return found
 
     def _traces(self, of: Iterable[str] | None = None) -> dict[str, Trace]:
         """What is remembered of these paths, or of all: a live change costs nothing for each file there is."""
@@ -223,7 +233,7 @@ class Bridge:
     def _collect(self, names: set[str]) -> Report:
         if under_way(self.store):
             return Report()
-        plain = CONFIG not in names and not self._switched()
+        plain = CONFIG not in names and not self._switched() and self._has_workspace()
         files = {path: self.root / path for path in names if self.clone.rule(path) is not None}
         if not plain or any(file.is_symlink() or not file.is_file() for file in files.values()):
             return self.run()
@@ -348,12 +358,17 @@ class Bridge:
             report.skipped[path] = f"not UTF-8 text: {error}"
             return
         try:
+            if row is not None and not same_policy:
+                data = self._show_all(self.row(path), rule, data, text, info, force, report)
+                if data is None:
+                    return
+                text, info = filetext.decode(data).text, file.stat()
             with self.clone.transaction():
                 if row is not None and not same_policy:
-                    data = self._leave(self.row(path), rule, data, text, info, force, report)
-                    if data is None:
+                    if not self._leave(self.row(path)):
+                        report.look_again = True
                         return
-                    text, info, row = filetext.decode(data).text, file.stat(), None
+                    row = None
                 full = self.row(path) if row is not None else None
                 self.take(path, data, text, folder.settled(info), full, switched, force, report)
         except (InvalidChange, TooLarge, DamagedRecord) as error:
@@ -361,32 +376,48 @@ class Bridge:
         except OSError as error:
             report.skipped[path] = f"cannot be read or written: {error.strerror}"
 
-    def _leave(
+    def _show_all(
         self, row: Row, rule, data: bytes, text: str, info: os.stat_result, force: bool, report: Report
     ) -> bytes | None:
-        """The policy of a path changed: its content moves on to a document of the new one.
+        """The policy of a path changed: the file is to show all of the old document before it becomes one of the new.
 
-        Returns what the file holds then: what others had written and the file did not show yet moves along. None: it
-        is held, since what is of level 0 in it would not stay so.
+        Returns what the file holds then: what others had written and the file did not show yet moves along. Written
+        as every file is, with a durable intent: after a crash in between, those lines are not the person's. None: the
+        file is held, since what is of level 0 in it would not stay so.
         """
         old = replace(rule, policy=row.policy)
-        self.take(row.path, data, text, folder.settled(info), row, False, True, Report(), old)
-        document, row = self.clone.documents.find(row.path, row.policy), self.row(row.path)
-        hold = guard.judge_sharing(self._private_entries(document) if rule.level else 0, rule.policy)
-        if hold is not None and not force:
-            self._hold(row.path, hold)
-            report.held[row.path] = hold.what
-            return None
-        if document.alive:
-            canonical, _ = self._content(document)
-            data = filetext.patch(row.base, row.canonical, canonical, exact=row.policy == "text")
-            if data != row.base:
-                (done,) = folder.write_all(self.root, [folder.Write(row.path, data, folder.stamp(info))])
-                if isinstance(done, Exception):
-                    raise done
+        with self.clone.transaction():
+            self.take(row.path, data, text, folder.settled(info), row, False, True, Report(), old)
+            document, row = self.clone.documents.find(row.path, row.policy), self.row(row.path)
+            hold = guard.judge_sharing(self._private_entries(document) if rule.level else 0, rule.policy)
+            if hold is not None and not force:
+                self._hold(row.path, hold)
+                report.held[row.path] = hold.what
+                return None
+            if not document.alive:
+                return data
+            canonical, ids = self._content(document)
+            new = filetext.patch(row.base, row.canonical, canonical, exact=row.policy == "text")
+            change = self._last_change(document)
+            pending = Pending(row.path, row.policy, new, canonical, ids, change, folder.stamp(info))
+            if new == row.base:
+                self._put(*pending[:6], folder.settled(info), None)
+                return data
+            self._intend(pending)
+        done = Report()
+        self._write_group([pending], done)
+        if not done.written:
+            raise OSError(errno.EBUSY, done.skipped.get(row.path, "it was saved meanwhile"), row.path)
+        return new
+
+    def _leave(self, row: Row) -> bool:
+        """End the document of the old policy; False if it has moved on since the file showed all of it."""
+        document = self.clone.documents.find(row.path, row.policy)
+        if document.alive and self._last_change(document) != row.change:
+            return False
         self.clone.delete(document)
         self.store.execute("DELETE FROM files WHERE path=?", (row.path,))
-        return data
+        return True
 
     def _private_entries(self, document: Document) -> int:
         """How many entries of level 0 stand in a document of entries."""
@@ -636,6 +667,7 @@ class Bridge:
         with self.clone.transaction():
             for one, stamp in zip(group, done, strict=True):
                 if isinstance(stamp, Exception):
+                    self._not_intended(one.path)
                     self._not_written(one.path, stamp, report)
                 else:
                     self._put(one.path, one.policy, one.data, one.canonical, one.ids, one.change, stamp, None)
@@ -735,7 +767,7 @@ class Bridge:
                 now, ids = self._content(document)
                 if now != canonical:
                     ids = self._ids_for(canonical, policy, document)
-                    self._put(path, policy, data, canonical, ids, last, stamp, b"behind")
+                    self._put(path, policy, data, canonical, ids, last, stamp, BEHIND)
                     return
                 text = canonical
             self._put(path, policy, data, text, ids, last, stamp, None)
@@ -770,15 +802,23 @@ class Bridge:
         if done.rowcount == 0:
             self._put(pending.path, pending.policy, b"", "", b"", 0, None, pending.data)
 
+    def _not_intended(self, path: str) -> None:
+        """The file was not written, and we know it: what it holds is judged by what it held before."""
+        self.store.execute("DELETE FROM files WHERE path=? AND stamp IS NULL", (path,))
+        self.store.execute("UPDATE files SET intent=? WHERE path=?", (BEHIND, path))
+
     def _finish(self, row: Row, data: bytes, stamp: str) -> Row | None:
-        """After a crash: a file that holds what we were about to write was written by us."""
-        if row.intent == data:
-            canonical = _canonical(data, row.policy)
+        """After a crash: a file that holds what we were about to write was written by us.
+
+        If it was edited before we look, it holds neither that nor the base. Whichever it is nearer to was edited.
+        """
+        if row.intent != BEHIND and _nearer(row.intent, row.base, data):
+            canonical = _canonical(row.intent, row.policy)
             document = self.clone.documents.find(row.path, row.policy)
             with self.clone.transaction():
                 ids = self._ids_for(canonical, row.policy, document)
-                self._put(row.path, row.policy, data, canonical, ids, self._last_change(document), stamp, b"behind")
-        elif row.intent != b"behind" and row.stamp is None:
+                self._put(row.path, row.policy, row.intent, canonical, ids, self._last_change(document), stamp, BEHIND)
+        elif row.intent != BEHIND and row.stamp is None:
             self._forget(row.path)
         return self.row(row.path)
 
@@ -861,3 +901,16 @@ def _canonical(data: bytes, policy: str) -> str:
     """The canonical text of what a file holds."""
     text = filetext.decode(data).text
     return text if policy == "text" else filetext.canonical(text)
+
+
+def _nearer(intent: bytes, base: bytes, data: bytes) -> bool:
+    """Whether `data` is an edit of `intent` rather than of `base`. In doubt of `base`: better twice than lost."""
+    return data == intent or (data != base and _distance(intent, data) < _distance(base, data))
+
+
+def _distance(one: bytes, other: bytes) -> int:
+    """How many characters it takes to get from one content of a file to the other."""
+    from replica import textdiff
+
+    old, new = filetext.decode(one).text, filetext.decode(other).text
+    return sum(end - start + len(put) for start, end, put in textdiff.diff(old, new))

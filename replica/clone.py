@@ -29,7 +29,7 @@ from replica.errors import (
 from replica.keys import Identity, clone_id
 from replica.log import Log, Stored, Vector, changes_start
 from replica.materialise import Materialiser
-from replica.places import CONFIG, FOLDER, IDENTITY, PRIVATE, STORE, find_root
+from replica.places import CONFIG, FOLDER, IDENTITY, JOINING, PRIVATE, STORE, find_root
 from replica.store import Store
 
 if TYPE_CHECKING:
@@ -72,41 +72,49 @@ class Clone:
         )
         moment = clock.tick(0, (now_ms or (lambda: int(time.time() * 1000)))())
         first = changes.encode(identity.id, 1, changes_start(), moment, [], Kind.GENESIS, None, payload)
-        clone = cls._make(root, identity, first.hash[:16], name, now_ms)
-        clone.ingest([Signed(first.body, identity.sign(first.hash))])
-        return clone
+        genesis = Signed(first.body, identity.sign(first.hash))
+        return cls._make(root, identity, first.hash[:16], name, now_ms, lambda clone: clone.ingest([genesis]))
 
     @classmethod
     def adopt(
-        cls, root: Path, identity: Identity, workspace: bytes, name: str, *, inviter: bytes | None = None, now_ms=None
-    ) -> "Clone":
+        cls, root: Path, identity: Identity, workspace: bytes, name: str, *, inviter: bytes | None = None,
+        workspace_name: str = "", now_ms=None,
+    ) -> "Clone":  # fmt: skip
         """Make `root` a clone of a workspace that has admitted `identity`. Its changes come by sync.
 
         `inviter`: the certificate of the member to trust until the members are known.
         """
-        clone = cls._make(root, identity, workspace, name, now_ms)
-        with clone.transaction():
-            clone.store.set_meta("inviter", inviter)
-        return clone
+
+        def begin(clone: "Clone") -> None:
+            with clone.transaction():
+                clone.store.set_meta("inviter", inviter)
+                if workspace_name:
+                    clone.store.set_meta("workspace_name", workspace_name)
+
+        return cls._make(root, identity, workspace, name, now_ms, begin)
 
     @classmethod
-    def _make(cls, root: Path, identity: Identity, workspace: bytes, name: str, now_ms) -> "Clone":
+    def _make(
+        cls, root: Path, identity: Identity, workspace: bytes, name: str, now_ms, begin: Callable[["Clone"], object]
+    ) -> "Clone":
         refuse_if_clone(root)
         folder = root / FOLDER
         was_there = folder.exists()
         try:
-            cls._fill(folder, root, identity, workspace, name)
+            cls._fill(folder, root, identity, workspace, name, now_ms, begin)
         except BaseException as error:
             if not was_there:
                 shutil.rmtree(folder, ignore_errors=True)
+            for leftover in folder.glob("store.new*"):
+                leftover.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise unwritable(root, error) from None
             raise
         return cls.open(root, now_ms=now_ms)
 
     @classmethod
-    def _fill(cls, folder: Path, root: Path, identity: Identity, workspace: bytes, name: str) -> None:
-        """Write the keys and the store of a new clone."""
+    def _fill(cls, folder: Path, root: Path, identity: Identity, workspace: bytes, name: str, now_ms, begin) -> None:
+        """Write the keys and the store of a new clone; `begin` puts in what it must never be without."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         private = Identity.new()
@@ -127,11 +135,14 @@ class Clone:
                 "INSERT INTO authors(id, key, cert, name, private, head) VALUES(?,?,?,?,1,?)",
                 (private.id, private.public, b"", name, workspace),
             )
-        store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        store.close()
+        try:
+            begin(cls(root, store, identity, private, now_ms))
+            store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            store.close()
         os.replace(beside, folder / STORE)
-        flush_folder(folder)
-        flush_folder(root)
+        flush_folder(folder), flush_folder(root)
+        (folder / JOINING).unlink(missing_ok=True)
 
     @classmethod
     def open(cls, root: Path, *, certify: Certify | None = None, now_ms=None) -> "Clone":
@@ -148,6 +159,7 @@ class Clone:
             raise NotAClone(f"{root} is not a clone")
         store = Store.open(folder / STORE)
         try:
+            (folder / JOINING).unlink(missing_ok=True)  # left by a join that was killed in its last moment
             copies.finish(folder, store)
             identity, private = Identity.load(folder / IDENTITY), Identity.load(folder / PRIVATE)
             if store.meta("clone") != identity.id:

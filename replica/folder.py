@@ -71,7 +71,7 @@ def _wait_for(lock: Callable[[], None], root: Path) -> None:
 class Found(NamedTuple):
     """A look at the folder: document paths with their files, and what was passed over with the reason.
 
-    `leftovers`: what a process that was killed had written beside a document.
+    `leftovers`: our own half-written files, of a process that was killed.
     """
 
     files: dict[str, Path]
@@ -91,7 +91,7 @@ def look(root: Path, is_document, excluded) -> Found:
         names[:] = sorted(n for n in names if _enter(relative, n, Path(folder), excluded, is_document, found))
         for name in sorted(files):
             if name.startswith(TEMPORARY):
-                found.leftovers.append(Path(folder) / name)
+                found.leftovers.append(Path(folder, name))
             else:
                 _consider(relative, name, Path(folder), is_document, excluded, found, claimed)
     return found
@@ -179,11 +179,12 @@ def write_all(root: Path, writes: list[Write]) -> list[str | Exception]:
 
     Errors are UnsafePath (the path leads out of the folder), OSError, and FileChanged (somebody saved it meanwhile).
     Folders are made as needed, links never followed. All data is on the disk before the first file is replaced, so a
-    power cut leaves no file empty; the flushes of many files run side by side. The renames are durable when this
-    returns: a file that a power cut takes back to an older version would look as if a person had written that.
+    power cut leaves no file empty; the flushes of many files run side by side. The names are on the disk at the end:
+    a caller that notes the files as written is right after a power cut too.
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    named = _folders(root, writes)
     prepared = [_attempt(_beside, root, write) for write in writes]
     if len(writes) > 1:
         with ThreadPoolExecutor(FLUSHES) as pool:
@@ -194,10 +195,21 @@ def write_all(root: Path, writes: list[Write]) -> list[str | Exception]:
         one if isinstance(one, Exception) else _attempt(_replace, root, write, one)
         for write, one in zip(writes, flushed, strict=True)
     ]
-    written = [write for write, one in zip(writes, done, strict=True) if not isinstance(one, Exception)]
-    for folder in sorted({(root / write.path).parent for write in written}):
+    for folder in named:
         flush_folder(folder)
     return done
+
+
+def _folders(root: Path, writes: list[Write]) -> list[Path]:
+    """Whose names will change: the folder of each file, and what holds a folder that is not there yet."""
+    found: dict[Path, None] = {}
+    for write in writes:
+        place = Path(root, write.path).parent
+        found[place] = None
+        while place != root and not place.exists():
+            place = place.parent
+            found[place] = None
+    return list(found)
 
 
 def write(root: Path, path: str, data: bytes) -> str:
@@ -276,6 +288,8 @@ def remove(root: Path, path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
             raise unwritable(root, error) from None
+    # Before anyone notes that it is gone: a power cut would bring it back as a new file.
+    flush_folder(next(folder for folder in target.parents if folder.is_dir()))
 
 
 def git_head(root: Path) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from replica.disk import flush_folder
 from replica.errors import StoreError
 
 ID_SIZE = 16  # bytes of a clone id
@@ -69,3 +70,4 @@ def write_private(path: Path, data: bytes) -> None:
     finally:
         os.close(handle)
     os.replace(beside, path)
+    flush_folder(path.parent)

@@ -7,6 +7,7 @@ from replica.errors import NotAClone
 FOLDER = ".replica"
 STORE = "store.db"
 IDENTITY = "identity"  # the private key, in hex
+JOINING = "identity.joining"  # the key that a newcomer has shown to an inviter, until the folder is a clone
 PRIVATE = "identity.private"  # the key of the level-0 chain; it never leaves this folder
 CONFIG = "replica.toml"
 

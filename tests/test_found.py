@@ -68,9 +68,10 @@ def test_a_rename_is_flushed_with_its_folder_before_the_store_believes_it():
         ):
             folder.write(alice.root, "notes/plan.md", b"words\n")
             inode = (alice.root / "notes").stat().st_ino
-            assert done[-2:] == [("rename", 0), ("flush", inode)]
+            assert ("flush", inode) in done[done.index(("rename", 0)) :]
+            done.clear()
             folder.remove(alice.root, "notes/plan.md")
-        assert done[-1] == ("flush", inode)
+        assert ("flush", inode) in done
 
 
 def test_what_a_killed_process_left_half_written_goes():

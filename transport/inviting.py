@@ -1,19 +1,20 @@
 """Inviting and joining: what pairing (transport/pairing.py) proves, turned into membership and a first sync."""
 
 import asyncio
+import contextlib
 import datetime
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgpack
 
 from replica import changes, members
-from replica.clone import Clone, clean_name, refuse_if_clone
+from replica.clone import Clone, clean_name, refuse_if_clone, unwritable
 from replica.errors import CodeExpired, PairingError, ReplicaError, Unreachable, WrongCode
 from replica.keys import ID_SIZE, Identity, clone_id
-from replica.places import FOLDER
+from replica.places import FOLDER, JOINING
 from transport import addresses, codes, tls
 from transport.frames import check, sized, whole
 from transport.guesses import Guesses, elapsing
@@ -61,6 +62,12 @@ async def invite(node: Node, expires: float) -> AsyncIterator[dict]:
     joined: list[str] = []
 
     def admit(der: bytes, name: str) -> bytes:
+        known = node.clone.log.author(clone_id(tls.check_certificate(der)))
+        if known is not None and known.removed:
+            raise ReplicaError(  # no PairingError: the newcomer is to be told
+                f"{known.name} came again with a key that was removed from the workspace",
+                hint="it has forgotten that key now: invite once more, and let it join with the new code",
+            )
         given = node.clone.admit(tls.check_certificate(der), der, name)
         node.trust_changed()
         joined.append(given)
@@ -118,30 +125,68 @@ async def join(code: str, root: Path, name: str, peers: list[Address], *, tell=l
     """Make `root` a clone of the inviter's workspace and fetch everything; the caller closes the clone.
 
     Raises:
-        WrongCode, CodeExpired, Unreachable, PairingError: nothing was changed in `root`.
+        WrongCode, CodeExpired, Unreachable, PairingError: `root` is no clone. Only where the connection ended while
+            the inviter may have admitted us, a key stays in `.replica` for the next try.
     """
     from transport import pairing
 
     refuse_if_clone(root)
-    identity = Identity.new()
-    certificate = tls.make_certificate(identity.private)
+    key = _Key(root)
+    certificate = tls.make_certificate(key.identity.private)
     nameplate, _ = codes.parse(code)
-    if peers:
-        result = await pairing.join(peers, code, certificate, clean_name(name))
-    else:
-        result = await _find_and_pair(nameplate, code, certificate, clean_name(name))
+
+    async def pair(places: list[Address]):
+        return await pairing.join(
+            places, code, certificate, clean_name(name), proving=key.keep, refused=key.refused
+        )  # fmt: skip
+
+    result = await (pair(peers) if peers else _find_and_pair(nameplate, pair))
     welcome = _read_welcome(result.welcome)
-    clone = Clone.adopt(root, identity, welcome["workspace"], clean_name(welcome["name"]), inviter=result.certificate)
-    with clone.transaction():
-        clone.store.set_meta("workspace_name", clean_name(welcome["workspace_name"]))
+    clone = Clone.adopt(
+        root, key.identity, welcome["workspace"], clean_name(welcome["name"]), inviter=result.certificate,
+        workspace_name=clean_name(welcome["workspace_name"]),
+    )  # fmt: skip
     inviter = clone_id(tls.check_certificate(result.certificate))
     await _fetch(clone, (result.address[0], welcome["port"]), inviter, tell)
     return clone
 
 
-async def _find_and_pair(nameplate: int, code: str, certificate: bytes, name: str):
+class _Key:
+    """A newcomer's key. It is on the disk before the code is proved, and stays there until the folder is a clone.
+
+    A join that dies in between is repeated with the same key, and whoever has admitted it knows it again: nobody is
+    left among the members who never came.
+    """
+
+    def __init__(self, root: Path):
+        self._file = root / FOLDER / JOINING
+        self._again = self._file.is_file()  # of an earlier join, which may have been admitted
+        self._made: list[Path] = []
+        self.identity = Identity.load(self._file) if self._again else Identity.new()
+
+    def keep(self) -> None:
+        """From now on the inviter may admit it."""
+        if not self._file.is_file():
+            folder = self._file.parent
+            self._made = [place for place in (folder, *folder.parents) if not place.exists()]
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.identity.save(self._file)
+            except OSError as error:
+                raise unwritable(folder.parent, error) from None
+
+    def refused(self, error: ReplicaError) -> None:
+        """The inviter did not admit it. A wrong or old code says nothing of an earlier join."""
+        if self._again and isinstance(error, WrongCode | CodeExpired):
+            return
+        self._file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody has put something there
+            for folder in self._made or [self._file.parent]:
+                folder.rmdir()
+
+
+async def _find_and_pair(nameplate: int, pair: Callable[[list[Address]], Awaitable]):
     """Pair with whoever announces this number; the first who proves the code wins."""
-    from transport import pairing
     from transport.discovery import Discovery
 
     discovery = Discovery()
@@ -158,7 +203,7 @@ async def _find_and_pair(nameplate: int, code: str, certificate: bytes, name: st
             else:
                 break
             try:
-                return await pairing.join(places, code, certificate, name)
+                return await pair(places)
             except ReplicaError as error:
                 last = last or error
     finally:

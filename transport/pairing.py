@@ -455,10 +455,14 @@ async def join(
     name: str,
     *,
     run_seconds: float = RUN_SECONDS,
+    proving: Callable[[], None] = lambda: None,
+    refused: Callable[[ReplicaError], None] = lambda error: None,
 ) -> JoinResult:
     """Pair with whoever knows the code at one of the addresses (host, port), tried in turn.
 
     A certificate that was asked is not asked again at another of its addresses: one typing error costs one try.
+    `proving` is called before the proof leaves: from then on the other side may have admitted us. `refused` is called
+    when it has answered that it did not.
 
     Raises:
         WrongCode: the code is wrong or cannot be one, or someone interfered.
@@ -473,7 +477,7 @@ async def join(
         if len(asked) >= MAX_INVITERS:
             break
         try:
-            result = await _join_at(address, password, certificate, name, asked, run_seconds)
+            result = await _join_at(address, password, certificate, name, asked, run_seconds, proving, refused)
         except ReplicaError as error:
             errors.append(error)
         else:
@@ -488,8 +492,9 @@ async def join(
 
 
 async def _join_at(
-    address: tuple[str, int], password: str, certificate: bytes, name: str, asked: set[bytes], seconds: float
-) -> JoinResult | None:
+    address: tuple[str, int], password: str, certificate: bytes, name: str, asked: set[bytes], seconds: float,
+    proving: Callable[[], None], refused: Callable[[ReplicaError], None],
+) -> JoinResult | None:  # fmt: skip
     """One run; None when that certificate was asked before."""
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -522,17 +527,26 @@ async def _join_at(
                 return None
             joiner = Joiner(password, certificate, name, seen)
             asked.add(seen)
-            return await _run_join(socket, joiner, seen, address)
+            return await _run_join(socket, joiner, seen, address, proving, refused)
     except ConnectionClosed:
         raise PairingError(f"{where} ended the pairing", hint="see the message over there, or try again") from None
     except (OSError, InvalidHandshake, TimeoutError) as error:
         raise _pairing_failure(error, where) from None
 
 
-async def _run_join(socket, joiner: Joiner, seen: bytes, address: tuple[str, int]) -> JoinResult:
+async def _run_join(
+    socket, joiner: Joiner, seen: bytes, address: tuple[str, int], proving: Callable, refused: Callable
+) -> JoinResult:
     await socket.send(joiner.open())
     while joiner.state is not State.OVER:
-        for reply in joiner.receive(await socket.recv()):
+        message = await socket.recv()
+        try:
+            replies = joiner.receive(message)
+        except ReplicaError as error:
+            refused(error)
+            raise
+        for reply in replies:
+            proving()
             await socket.send(reply)
     return JoinResult(seen, joiner.welcome, address)
 
