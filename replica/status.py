@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from replica import clock, folder, members, paths
+from replica import clock, faults, folder, members, paths
 from replica.changes import change_hash
 from replica.clone import Clone
 from replica.copies import place_of
@@ -93,6 +93,7 @@ def peers(clone: Clone, node: dict | None) -> list[dict[str, Any]]:
             "name": member["name"], "id": member["id"].hex(),
             "online": bool(told.get(member["id"].hex(), {}).get("online")), "last_seen": seen,
             "behind": lacking(theirs, ours), "ahead": lacking(ours, theirs), "note": note or "",
+            "faults": faults.facts(clone, member["id"]),
         })  # fmt: skip
     return result
 
@@ -147,6 +148,7 @@ def checks(clone: Clone, now_ms: int | None = None) -> Iterator[Check]:
     yield _names(clone)
     yield _held(clone)
     yield _conflicts(clone)
+    yield from _faults(clone)
 
 
 def _store(clone: Clone) -> Check:
@@ -267,3 +269,12 @@ def _conflicts(clone: Clone) -> Check:
         words = "1 waits" if count == 1 else f"{count} wait"
         return Check("conflicts", "note", f"{words} for a decision", "see `replica conflicts`")
     return Check("conflicts", "ok", "none is open")
+
+
+def _faults(clone: Clone) -> Iterator[Check]:
+    """What members are refused for."""
+    found = [(m["name"], fault) for m in clone.members() for fault in faults.of(clone, m["id"])]
+    if not found:
+        yield Check("conduct", "ok", "no member is refused anything")
+    for name, fault in found:
+        yield Check("conduct", "problem", f"{name} {fault.what}", fault.hint)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from replica import bundle, changes, clock, rejoin
+from replica import bundle, changes, clock, faults, rejoin, sieve
 from replica.bundle import MAX_PACKED
 from replica.changes import Signed
 from replica.clone import Clone
@@ -31,6 +31,10 @@ HEAD = 8  # bytes of a hash: chains that differ by accident or by a restored bac
 PIECE = 512 * 1024  # bytes of a bundle in one message
 MAX_PIECES = MAX_PACKED // PIECE
 REASONS = ("join", "restored", "fork", "ended", "away")  # why a bundle is given
+# Digests of one vector that a peer may say: each makes us look at every document. Twice is enough to heal.
+MAX_DIGESTS = 4
+# Messages in a row that bring nothing new, before the peer is taken for one that wants to keep us busy.
+MAX_EMPTY = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,16 @@ class Ended:
     by_peer: bool
 
 
-Event = Took | InStep | Diverged | Ended
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """A member is proven to have done `what`; `hint` says the way out. It need not be this peer."""
+
+    member: bytes
+    what: str
+    hint: str
+
+
+Event = Took | InStep | Diverged | Blamed | Ended
 
 
 class Session:
@@ -181,6 +194,9 @@ class Session:
         self._taken: list[bytes] = []  # the pieces that have come so far
         self._compared_at: Vector | None = None  # where digests differed last, and how often there
         self._compared = 0
+        self._sieve = sieve.Sieve(clone, peer, self._blame)
+        self._digests = 0  # that the peer has said of our vector as it is
+        self._empty = 0  # messages in a row that brought nothing
         self.in_step = False
 
     # --- what the owner calls
@@ -210,6 +226,9 @@ class Session:
         refusal = self._refusal()
         if refusal:
             return self._end(refusal)
+        self._empty += 1
+        if self._empty > MAX_EMPTY:
+            raise ProtocolError(f"{MAX_EMPTY:,} messages in a row brought nothing new")
         return _RECEIVE[type(message)](self, message)
 
     def changed(self) -> list[Message]:
@@ -231,10 +250,19 @@ class Session:
         return [Digest(mine, self._clone.digest())]
 
     def fail(self, error: PeerError) -> list[Message]:
-        """The peer broke the rules: say so and end."""
+        """The peer broke the rules: say so, remember it and end."""
         self.state = State.CLOSED
+        if isinstance(error, LIES):
+            self._blame(self._peer, error)
         self._tell(Ended(str(error), by_peer=False))
         return [Bye(str(error)[:500])]
+
+    def _blame(self, member: bytes, error: PeerError) -> None:
+        name = self._clone.author_name(member)
+        kind, what, seq, hash = sieve.describe(error, name)
+        hint = faults.way_out(kind, name)
+        faults.record(self._clone, member, kind, what, hint, seq=seq, hash=hash)
+        self._tell(Blamed(member, what, hint))
 
     @property
     def behind(self) -> int:
@@ -351,13 +379,15 @@ class Session:
     def _changes(self, message: Changes) -> list[Message]:
         if self._unheard or self._asked:
             return []
-        stored, reaches = self._clone.ingest(list(message.batch))
-        for author, seq in reaches.items():  # the peer holds what it has just sent: never send that back
+        sifted = self._sieve.take(message.batch)
+        for author, seq in sifted.reaches.items():  # the peer holds what it has just sent: never send that back
             self._sent[author] = max(seq, self._sent.get(author, 0))
             self.peer_vector[author] = max(seq, self.peer_vector.get(author, 0))
-        if stored:
-            self.in_step = False
-            self._tell(Took(tuple(stored)))
+        if sifted.stored:
+            self.in_step, self._empty, self._digests = False, 0, 0
+            self._tell(Took(tuple(sifted.stored)))
+        if sifted.fault is not None:
+            raise sifted.fault
         return [Ack(self._clone.log.vector()), *self.changed()]
 
     def _ack(self, message: Ack) -> list[Message]:
@@ -373,12 +403,16 @@ class Session:
         mine = self._clone.vector()
         if message.vector != mine:
             return self._send_missing()
+        self._digests += 1
+        if self._digests > MAX_DIGESTS:
+            raise ProtocolError(f"says its digest more than {MAX_DIGESTS} times without anything new")
         if message.digest == self._clone.digest():
             replies = self.settle()
             healed, self._rebuilt_at = self._rebuilt_at is not None, None
             if healed:
                 self._tell(Diverged((), healed=True))
             self.in_step = True
+            faults.settled(self._clone, self._peer)
             self._tell(InStep(message.digest))
             return replies
         self.in_step = False
@@ -431,7 +465,7 @@ class Session:
             if not batch:
                 break
             self._unacknowledged += 1
-            self.in_step = False
+            self.in_step, self._empty, self._digests = False, 0, 0
             messages.append(Changes(tuple(batch)))
         return messages
 
@@ -502,6 +536,9 @@ _RECEIVE = {
     Baseline: Session._baseline,
     Restart: Session._restart,
 }
+
+# What is remembered against the peer. Another version or workspace is none of it.
+LIES = (ProtocolError, InvalidChange, MissingDependency)
 
 # What `receive` may raise that is the peer's fault: the owner calls `fail` with it.
 FAULTS = (ProtocolError, IncompatiblePeer, InvalidChange, MissingDependency, Fork)
