@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 from replica.config import Guard
 
+# Files here that one other clone wrote last, before new ones of it wait for a person. Not in replica.toml: that file is
+# shared, so whoever makes a million documents could raise it for everyone. The largest memory we know of has 1,200.
+ARRIVALS = 10_000
+
 
 class Hold(NamedTuple):
     """Why a file waits for `replica accept` or `replica reject`."""
 
-    reason: str  # one word, for scripts: removal, vanished, past, branch
+    reason: str  # one word, for scripts: removal, vanished, past, branch, arrivals
     what: str  # one sentence, for people
 
 
@@ -40,4 +44,11 @@ def judge_branch(switched: bool, removes: bool) -> Hold | None:
     """Entries that go together with a switch of git branches were not removed by a person."""
     if switched and removes:
         return Hold("branch", "entries are gone since git switched to another branch")
+    return None
+
+
+def judge_arrivals(there: int, here: int, allowed: int, name: str) -> Hold | None:
+    """Whether one clone sends more documents than a person may want as files: `there` are, `here` are files."""
+    if there > allowed and there > here:
+        return Hold("arrivals", f"{name} has written {there:,} documents; {here:,} are files here, the others wait")
     return None

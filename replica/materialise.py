@@ -31,6 +31,7 @@ class Materialiser:
         self.log: Log
         self.texts: OrderedDict[int, tuple] = OrderedDict()  # doc -> (Text, row of the last change in it, dirty)
         self._dirty: set[int] = set()
+        self._rebuilt: dict[int, tuple] = {}  # doc -> its last change and its digest when it was last made anew
         # True while a change of our own is stored: the engine that made its update contains it already.
         self.made_here = False
 
@@ -375,6 +376,15 @@ class Materialiser:
         for stored in list(self.log.changes_of(doc)):
             self.apply(stored)
         self.flush()
+
+    def rebuild_if_doubtful(self, doc: int) -> None:
+        """As `rebuild`, but not twice where nothing is different since: then it is right here, whoever says not."""
+        last = self.store.value("SELECT max(n) FROM changes WHERE doc=?", (doc,))
+        digest = self.store.value("SELECT digest FROM documents WHERE n=?", (doc,))
+        if digest is not None and self._rebuilt.get(doc) == (last, digest):
+            return
+        self.rebuild(doc)
+        self._rebuilt[doc] = (last, digest)
 
 
 _APPLY = {

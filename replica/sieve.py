@@ -1,8 +1,8 @@
 """Takes what is right of what a peer sends, leaves out what is not, and says whose fault that is.
 
-A batch is stored as a whole or not at all (replica/log.py). Where it is refused it is taken apart here: the author of the
-change that cannot be taken is left out from there on, with everything that builds on it, and the rest is tried again. So
-one member's bad change blocks nobody else's, whoever passes it on.
+A batch is stored as a whole or not at all (replica/log.py). Where it is refused it is taken apart here: the author of
+the change that cannot be taken is left out from there on, with everything that builds on it, and the rest is tried
+again. So one member's bad change blocks nobody else's, whoever passes it on.
 
 Who is to blame is a matter of proof. A change that its author has signed, itself or through the chain that its next
 changes make, is the author's fault. Anything else (a signature that does not hold, bytes that are no change, a change
@@ -28,7 +28,7 @@ Blame = Callable[[bytes, PeerError], None]  # (member, what it did)
 
 
 class Sifted(NamedTuple):
-    """`reaches`: how far the batch goes for each of its authors. `fault`: why this sender is not listened to further."""
+    """`reaches`: how far the batch goes for each of its authors. `fault`: why the sender is not listened to further."""
 
     stored: list[Stored]
     reaches: Vector
@@ -184,13 +184,13 @@ class Sieve:
         return None
 
 
-def describe(error: PeerError, name: str) -> tuple[str, str, int, bytes]:
-    """Kind of fault, what `name` did, and of which change."""
+def describe(error: PeerError) -> tuple[str, str, int, bytes]:
+    """Kind of fault, what the member did, and of which change."""
     change = error.change if error.proven else None
     if change is None:
-        return faults.TALK, str(error), 0, b""
-    what = f"wrote change {change.seq}"
-    if change.document is not None:
-        what += f", to {change.document[0]},"
-    kind = faults.FORK if isinstance(error, Fork) else faults.CHANGE
-    return kind, f"{what} which nobody can take: {error}", change.seq, change.hash
+        return faults.TALK, f"broke the rules of the conversation: {error}", 0, b""
+    if isinstance(error, Fork):
+        return faults.FORK, f"has signed two different changes number {change.seq}", change.seq, change.hash
+    where = f" to {change.document[0]}" if change.document is not None else ""
+    what = f"has signed a change{where} that nobody can take (number {change.seq}): {error}"
+    return faults.CHANGE, what, change.seq, change.hash

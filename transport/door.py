@@ -1,7 +1,7 @@
 """Where callers come in: nothing is spent on one of them before limits allow it, nothing said before it is known.
 
-A connection is counted when TCP has accepted it, before TLS allocates anything for it. TLS lets only members through; what
-speaks HTTP and websockets comes after that. So a stranger sees a TLS handshake that fails, and nothing else.
+A connection is counted when TCP has accepted it, before TLS allocates anything for it. TLS lets only members through;
+what speaks HTTP and websockets comes after that. So a stranger sees a TLS handshake that fails, and nothing else.
 """
 
 import asyncio

@@ -195,7 +195,7 @@ class Session:
         self._compared_at: Vector | None = None  # where digests differed last, and how often there
         self._compared = 0
         self._sieve = sieve.Sieve(clone, peer, self._blame)
-        self._digests = 0  # that the peer has said of our vector as it is
+        self._digests = self._parts = 0  # that the peer has said of our vector as it is
         self._empty = 0  # messages in a row that brought nothing
         self.in_step = False
 
@@ -252,17 +252,19 @@ class Session:
     def fail(self, error: PeerError) -> list[Message]:
         """The peer broke the rules: say so, remember it and end."""
         self.state = State.CLOSED
+        reason = str(error)
         if isinstance(error, LIES):
-            self._blame(self._peer, error)
-        self._tell(Ended(str(error), by_peer=False))
-        return [Bye(str(error)[:500])]
+            reason = f"{self._clone.author_name(self._peer)} {self._blame(self._peer, error)}"
+        self._tell(Ended(reason, by_peer=False))
+        return [Bye(reason[:500])]
 
-    def _blame(self, member: bytes, error: PeerError) -> None:
-        name = self._clone.author_name(member)
-        kind, what, seq, hash = sieve.describe(error, name)
-        hint = faults.way_out(kind, name)
+    def _blame(self, member: bytes, error: PeerError) -> str:
+        """Remember what a member did, and say it; returns it in words."""
+        kind, what, seq, hash = sieve.describe(error)
+        hint = faults.way_out(kind, self._clone.author_name(member))
         faults.record(self._clone, member, kind, what, hint, seq=seq, hash=hash)
         self._tell(Blamed(member, what, hint))
+        return what
 
     @property
     def behind(self) -> int:
@@ -384,7 +386,7 @@ class Session:
             self._sent[author] = max(seq, self._sent.get(author, 0))
             self.peer_vector[author] = max(seq, self.peer_vector.get(author, 0))
         if sifted.stored:
-            self.in_step, self._empty, self._digests = False, 0, 0
+            self.in_step, self._empty, self._digests, self._parts = False, 0, 0, 0
             self._tell(Took(tuple(sifted.stored)))
         if sifted.fault is not None:
             raise sifted.fault
@@ -433,6 +435,9 @@ class Session:
         if message.vector != mine:
             return []
         ours = {(path, policy): digest for path, policy, digest in self._clone.documents.document_digests()}
+        self._parts += 1
+        if self._parts > MAX_DIGESTS * (2 + len(ours) // DIGESTS_PER_MESSAGE):
+            raise ProtocolError("says the digests of its documents again and again without anything new")
         theirs = {(path, policy): digest for path, policy, digest in message.documents}
         first, last = min(theirs, default=("", "")), max(theirs, default=("", ""))
         whole = len(theirs) < DIGESTS_PER_MESSAGE
@@ -447,7 +452,7 @@ class Session:
             for path, policy in unequal:
                 document = self._clone.documents.find(path, policy)
                 if document.shared is not None:
-                    self._clone.materialiser.rebuild(document.shared)
+                    self._clone.materialiser.rebuild_if_doubtful(document.shared)
         self._tell(Diverged(tuple(path for path, _ in unequal), healed=False))
         self._said_digest = None
         return self.settle()
@@ -465,7 +470,7 @@ class Session:
             if not batch:
                 break
             self._unacknowledged += 1
-            self.in_step, self._empty, self._digests = False, 0, 0
+            self.in_step, self._empty, self._digests, self._parts = False, 0, 0, 0
             messages.append(Changes(tuple(batch)))
         return messages
 
