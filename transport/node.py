@@ -175,9 +175,9 @@ class Node:
         hosts, port = self._where()
         listening = dict(
             create_connection=self.guard.connection, subprotocols=[SUBPROTOCOL], compression=None,
-            max_size=frames.MAX_FRAME, max_queue=16, write_limit=65536, ping_interval=10, ping_timeout=10, open_timeout=OPEN_TIMEOUT,
-            close_timeout=2, origins=[None], server_header=None, process_request=self._admit_connection,
-            process_response=self._say_instance,
+            max_size=frames.MAX_FRAME, max_queue=16, write_limit=65536, ping_interval=10, ping_timeout=10,
+            open_timeout=OPEN_TIMEOUT, close_timeout=2, origins=[None], server_header=None,
+            process_request=self._admit_connection, process_response=self._say_instance,
         )  # fmt: skip
         try:
             server = await serve(self._called, hosts, port or addresses.free_port(hosts[0]), **listening)
