@@ -53,7 +53,7 @@ two_addresses = pytest.mark.skipif(not has_second_address(), reason="this system
 
 def secrets_of(*clones: Clone) -> list[bytes]:
     """What nobody may read from outside: names of the workspace, of members and of documents, the workspace's id."""
-    found = [b"garden", b"alice", b"bob", b"private-plan", b"notes/", b"replica.toml"]
+    found = [b"garden", b"alicia", b"robert", b"private-plan", b"replica.toml"]  # long enough to be no accident
     for clone in clones:
         found += [clone.workspace, clone.workspace.hex().encode()]
     return found
@@ -127,7 +127,7 @@ def client_context(identity: Identity | None = None, folder: Path | None = None,
 @two_addresses
 def test_nothing_that_a_stranger_sends_is_answered_with_anything_of_ours(tmp_path):
     async def story():
-        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+        with founder(tmp_path, "alicia") as alice, admitted(tmp_path, alice, "robert") as bob:
             alice.edit_text("notes/private-plan.md", new="private-plan\n")
             async with running(alice) as a, running(bob, [at(a)]) as b:
                 await until(lambda: b.peers and b.in_step, b)
@@ -168,7 +168,7 @@ def test_who_calls_a_stranger_shows_it_nothing(tmp_path):
             writer.close()
 
         server = await asyncio.start_server(listen, "127.0.0.1", 0)
-        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob"):
+        with founder(tmp_path, "alicia") as alice, admitted(tmp_path, alice, "robert"):
             async with running(alice, [server.sockets[0].getsockname()]) as a:
                 await until(lambda: heard, a)
             assert_tells_nothing(bytes(heard), alice)
@@ -201,9 +201,11 @@ def test_who_calls_a_stranger_with_a_certificate_does_not_show_its_own(tmp_path)
     assert shown and der not in shown and identity.id.hex().encode() not in shown
 
 
-def test_an_announcement_on_the_lan_holds_no_name_and_no_id(tmp_path):
+def test_an_announcement_on_the_lan_holds_no_name_and_no_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "gretas-notebook")
+
     async def story():
-        with founder(tmp_path) as alice:
+        with founder(tmp_path, "alicia") as alice:
             discovery = Discovery(alice.workspace, interfaces=["127.0.0.1"])
             try:
                 await discovery.start()
@@ -216,7 +218,7 @@ def test_an_announcement_on_the_lan_holds_no_name_and_no_id(tmp_path):
                 assert SERVICE.encode() in said and b"4711" in said and b"4712" in said
                 assert_tells_nothing(said, alice)
                 assert alice.identity.id.hex().encode() not in said
-                assert socket.gethostname().encode() not in said
+                assert b"gretas" not in said
             finally:
                 await discovery.close()
             assert tag(alice.workspace, "one") != tag(alice.workspace, "other")  # nor can two starts be told to be one
@@ -227,7 +229,7 @@ def test_an_announcement_on_the_lan_holds_no_name_and_no_id(tmp_path):
 @two_addresses
 def test_the_port_of_an_invitation_tells_a_stranger_nothing(tmp_path):
     async def story():
-        with founder(tmp_path) as alice:
+        with founder(tmp_path, "alicia") as alice:
             alice.edit_text("notes/private-plan.md", new="x\n")
             async with running(alice) as a:
                 invitation = invite(a, 60)
@@ -287,7 +289,7 @@ def test_a_pause_doubles_up_to_an_hour_and_ends():
 def test_addresses_that_anyone_can_announce_are_bounded_and_those_of_members_stay():
     targets = Targets(jitter=lambda: 0.5)
     targets.add(("10.0.0.1", 1), 0.0, fixed=True)
-    targets.add(("10.0.0.2", 1), 0.0, peer=b"bob")
+    targets.add(("10.0.0.2", 1), 0.0, peer=b"robert")
     for n in range(5_000):
         targets.add((f"10.1.{n // 250}.{n % 250}", 1), 0.0)
     kept = [t.address for t in targets.all()]
@@ -395,8 +397,8 @@ CLIENT_HELLO = bytes.fromhex("160301020001000201fc0303")  # and then nothing, or
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_two_thousand_connections_cost_little_and_members_still_get_in(tmp_path):
     """Half of them silent, half of them slow in the middle of a handshake."""
-    with founder(tmp_path) as alice:
-        bob, carol = admitted(tmp_path, alice, "bob"), admitted(tmp_path, alice, "carol")
+    with founder(tmp_path, "alicia") as alice:
+        bob, carol = admitted(tmp_path, alice, "robert"), admitted(tmp_path, alice, "carol")
         root = alice.root
     with bob, carol, node_process(root) as (process, port):
         asyncio.run(meets(bob, port))
@@ -416,7 +418,7 @@ def test_two_thousand_connections_cost_little_and_members_still_get_in(tmp_path)
             asyncio.run(meets(carol, port))  # one that has never been here
             assert time.monotonic() - began < 10
             assert carol.text("during.md") == "written during the flood\n"
-            # Of 2,000 no more than the door has room for, and what is accepted and closed within a few turns of the loop.
+            # Of 2,000 no more than the door has room for, and what is accepted and closed in a few turns of the loop.
             assert most <= limits.MOST_AT_THE_DOOR + 400
             settle(lambda: open_sockets(process.pid) - sockets <= limits.MOST_FROM_ONE)
             assert memory_of(process.pid, "VmHWM") - before < 40_000
@@ -448,7 +450,7 @@ def test_a_member_that_never_finishes_its_upgrade_or_sends_endless_headers_is_le
     monkeypatch.setattr("transport.node.OPEN_TIMEOUT", 0.5)
 
     async def story():
-        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+        with founder(tmp_path, "alicia") as alice, admitted(tmp_path, alice, "robert") as bob:
             pem = tmp_path / "bob.pem"
             tls.write_pem(pem, bob.identity.private, tls.make_certificate(bob.identity.private))
             context = client_context()
@@ -476,7 +478,7 @@ def test_a_member_that_never_finishes_its_upgrade_or_sends_endless_headers_is_le
 @two_addresses
 def test_an_honest_pair_converges_during_a_flood_of_handshakes(tmp_path):
     async def story():
-        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+        with founder(tmp_path, "alicia") as alice, admitted(tmp_path, alice, "robert") as bob:
             async with running(alice) as a, running(bob, [at(a)]) as b:
                 await until(lambda: b.peers and b.in_step, b)
                 over = asyncio.Event()
