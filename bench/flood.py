@@ -168,7 +168,7 @@ def strangers(place: Path, what: str, attack: Callable | None) -> float:
     taken = [arrivals[seq] - start for seq, start in starts.items()]
     say(f"{what}: an honest entry arrives after", spread(taken))
     say("  an honest clone starts, calls and is in step in", f"{entered:.2f} s")
-    say("  largest memory of the node", f"{most:.1f} MB, {most - before:+.1f} MB", "<= +40 MB", most - before <= 40)
+    say("  largest memory of the node", f"{most:.1f} MB, {most - before:+.1f} MB", "<= +64 MB", most - before <= 64)
     if attack:
         say("  connections made; most sockets at once", f"{seen['made']:,}; {seen['sockets']}")
     return percentile(taken, 0.5)

@@ -534,7 +534,10 @@ class Bridge:
         rows = self._traces({path for path, _ in (*alive, *gone)} if since else None)
         claimed: dict[str, str] | None = None
         behind = []
+        barred = set() if since else self._barred(report)
         for (path, policy), last in alive.items():
+            if (path, policy) in barred:
+                continue
             if path not in report.skipped and self._is_behind(path, policy, last, rows.get(path), due, held):
                 if path not in rows and claimed is None:  # only a new name can clash
                     known = self.store.rows("SELECT path FROM files")
@@ -575,6 +578,22 @@ class Bridge:
             for author in over:
                 self._hold_arrivals(author, here.get(author, 0), report)
         return chosen
+
+    def _barred(self, report: Report) -> set[tuple[str, str]]:
+        """The documents that wait for a person already: a million of them must cost each look as little as may be."""
+        found: set[tuple[str, str]] = set()
+        for author in self.clone.log.authors():
+            what = self.store.value(
+                "SELECT what FROM held WHERE path=? AND reason='arrivals'", (_arrivals(author.name),)
+            )
+            if what is not None:
+                report.held[_arrivals(author.name)] = what
+            if what is not None or self.store.meta(f"unwanted:{author.id.hex()}"):
+                found.update(self.store.rows(
+                    "SELECT path, policy FROM documents WHERE changed_by=? AND private=0"
+                    " AND path NOT IN (SELECT path FROM files)", (author.n,),
+                ))  # fmt: skip
+        return found
 
     def _hold_arrivals(self, author: int, here: int, report: Report) -> None:
         who = self.clone.log.author_n(author)
