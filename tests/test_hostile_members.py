@@ -432,7 +432,7 @@ def until_refused(talk: Session, messages) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("most", "message"),
     [
-        (0, lambda alice: Ack(alice.vector())),
+        (session.MAX_EMPTY, lambda alice: Ack(alice.vector())),
         (0, lambda alice: Hello((1,), alice.workspace, {})),
         (session.MAX_DIGESTS, lambda alice: Digest(alice.vector(), bytes(32))),
         (session.MAX_EMPTY, lambda alice: Digest({}, bytes(32))),
@@ -579,7 +579,7 @@ LIES_ON_THE_WIRE = {
     ],
     "a forged author": lambda alice, liar: [Changes((forged(alice.identity, alice, signer=liar.identity),))],
     "digests without end": lambda alice, liar: [Digest(alice.vector(), bytes(32))] * 50,
-    "acks of nothing": lambda alice, liar: [Ack(alice.vector())] * 50,
+    "a hello twice": lambda alice, liar: [Hello((session.PROTOCOL,), alice.workspace, {})],
 }
 
 

@@ -357,6 +357,7 @@ class Session:
             self._giving, self._unheard = [], 0
         if message.number != len(self._taken) or not 0 < message.count <= MAX_PIECES:
             raise ProtocolError("a bundle whose pieces are not in order")
+        self._empty = 0  # their number is bounded by itself
         self._taken.append(message.piece)
         if len(self._taken) == message.count:
             packed, self._taken = b"".join(self._taken), []
@@ -464,6 +465,7 @@ class Session:
         messages: list[Message] = []
         while self._unacknowledged < WINDOW and self._giving:
             self._unacknowledged += 1
+            self._empty = 0
             messages.append(self._giving.pop())
         while self._unacknowledged < WINDOW:
             batch = self._next_batch()
