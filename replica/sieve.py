@@ -89,11 +89,13 @@ class Sieve:
     def _judge(self, error: PeerError, read: Read) -> PeerError | None:
         """Blame the author and leave him out; the error, if he is the sender. Raises: it is the sender's alone."""
         change = error.change
-        if change is None or isinstance(error, MissingDependency) or change.author == self._clone.identity.id:
+        if change is None or isinstance(error, MissingDependency):
             raise error
         if not self._proven(change, read) or not self._continues(change, read):
             raise InvalidChange(f"change {self._name(change)} is not as its author has signed it") from error
         error.proven = True
+        if change.author == self._clone.identity.id:
+            raise error  # our own past, and nobody's fault but ours: the owner of the session has to see it
         self._authors.add(change.author)
         if len(self._authors) > MOST_AUTHORS:
             raise InvalidChange(f"it passes on changes of more than {MOST_AUTHORS} members that nobody can take")

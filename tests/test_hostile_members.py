@@ -14,7 +14,7 @@ import time
 import msgpack
 import pytest
 
-from replica import changes, faults, guard, status
+from replica import changes, faults, guard, sieve, status
 from replica.changes import Add, Dot, Kind, Remove, Signed, change_hash, entries_payload
 from replica.clone import Clone
 from replica.errors import InvalidChange, PeerError, ProtocolError
@@ -293,6 +293,14 @@ def test_a_change_altered_on_the_way_is_not_held_against_its_author(network):
     assert mallory.identity.id in alice.trusted()  # a person decides about that
 
 
+def test_who_brings_us_our_own_other_past_is_not_to_blame_for_it(network):
+    """This clone was restored from a copy, and the others hold what it wrote after that."""
+    alice = network["alice"]
+    ours = alice.log.author(alice.identity.id)
+    _, reason = tell_alice(network, [forged(alice.identity, alice, seq=ours.seq, prev=bytes(32))], by="bob")
+    assert reason and known_of(alice, "bob") == []
+
+
 @pytest.mark.parametrize("seq", [3, 2**53])
 def test_a_gap_is_the_fault_of_who_brings_it(network, seq):
     alice, bob = network["alice"], network["bob"]
@@ -320,6 +328,41 @@ def test_a_stranger_does_not_vouch_for_himself(network):
     _, reason = tell_alice(network, [bad])
     assert reason and network["alice"].members() == before and known_of(network["alice"], "mallory")
     honest_ones_go_on(network)
+
+
+def test_a_relay_that_brings_bad_changes_of_many_is_to_blame_in_the_end():
+    names = [f"liar-{n}" for n in range(sieve.MOST_AUTHORS + 1)]
+    with Network("alice", "mallory", *names) as network:
+        alice = network["alice"]
+        bad = [forged(network[name].identity, alice, Kind.TEXT, TEXT, b"torn") for name in names]
+        _, reason = tell_alice(network, bad)
+        assert reason.startswith("mallory") and "more than 8 members" in reason
+        events, reason = tell_alice(network, bad[: sieve.MOST_AUTHORS], by=names[-1])
+        assert reason == "" and len({e.member for e in events if isinstance(e, Blamed)}) == sieve.MOST_AUTHORS
+
+
+def test_what_only_a_conversation_showed_is_forgiven_after_a_while_in_step(network):
+    alice, mallory = network["alice"], network["mallory"]
+    tell_alice(network, [forged(network["bob"].identity, alice, signer=mallory.identity)])
+    sync(alice, mallory)
+    assert known_of(alice, "mallory")  # at once would be too soon: it would flicker
+    network.now += faults.FORGIVEN_AFTER
+    sync(alice, mallory)
+    assert known_of(alice, "mallory") == []
+
+
+def test_status_and_doctor_show_who_is_refused_what_and_the_way_out(tmp_path):
+    with founder(tmp_path) as alice, admitted(tmp_path, alice, "mallory") as mallory:
+        faults.record(alice, mallory.identity.id, faults.CHANGE, "has signed nonsense", "remove it", seq=9)
+        shown = replica("status", alice.root)
+        assert "refused     mallory has signed nonsense" in shown.stdout and "remove it" in shown.stdout
+        shown = replica("doctor", alice.root)
+        assert "conduct    mallory has signed nonsense" in shown.stdout and shown.returncode == 1
+
+
+def replica(name: str, root, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cli.main", name, "--dir", str(root), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ)
 
 
 # --- counts and sizes that cannot be
@@ -620,6 +663,5 @@ def test_a_lying_node_is_cut_off_paused_and_named_while_the_honest_go_on(tmp_pat
 
 
 def in_another_process(root) -> list[str]:
-    command = [sys.executable, "-m", "cli.main", "status", "--json", "--dir", str(root)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    shown = replica("status", root, "--json")
     return [peer["name"] for peer in json.loads(shown.stdout)["peers"] if peer["faults"]]

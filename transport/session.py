@@ -253,7 +253,7 @@ class Session:
         """The peer broke the rules: say so, remember it and end."""
         self.state = State.CLOSED
         reason = str(error)
-        if isinstance(error, LIES):
+        if isinstance(error, LIES) and not (error.proven and error.change.author != self._peer):
             reason = f"{self._clone.author_name(self._peer)} {self._blame(self._peer, error)}"
         self._tell(Ended(reason, by_peer=False))
         return [Bye(reason[:500])]
