@@ -537,7 +537,7 @@ def test_what_waits_for_a_peer_that_reads_nothing_is_bounded_in_bytes(network, m
     async def story():
         socket = Deaf()
         peer = Peer(network["alice"], network["bob"].identity.id, socket, dialled=False, address=None,
-                    tell=lambda peer, event: None)  # fmt: skip
+                    own=network["alice"].identity.id, tell=lambda peer, event: None)  # fmt: skip
         batch = Changes((Signed(b"x" * 1_000_000, None),))
         for _ in range(200):
             peer.send([batch])
