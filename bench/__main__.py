@@ -18,6 +18,7 @@ BENCHES = (
     "reconnect",
     "startup",
     "idle",
+    "flood",
 )
 
 

@@ -171,6 +171,8 @@ def status(folder: Dir = None, json: Json = False) -> None:
         row["since"] = iso_ms(row["since"])
     for peer in found["peers"]:
         peer["last_seen"] = iso_ms(peer["last_seen"])
+        for fault in peer["faults"]:
+            fault["since"], fault["last"] = iso_ms(fault["since"]), iso_ms(fault["last"])
     if found["removal"]:
         found["removal"]["at"] = iso(found["removal"]["at"])
     emit(found)
@@ -214,9 +216,17 @@ def _tell_status(found: dict[str, Any]) -> None:
         data(f"peer        {peer['name']}: {_peer_words(peer)}")
         if peer["note"] and not any(told["said"] == peer["note"] for told in found["told"]):
             data(f"            note: {peer['note']}")
+        for fault in peer["faults"]:
+            data(f"refused     {peer['name']} {fault['what']} ({_fault_words(fault)})")
+            data(f"            {fault['hint']}")
     for row in found["unseen"]:
         data(f"look at     {row['name']}: let in by {row['admitted_by']}, who was removed at the same time")
         data(f"            if you do not know it: `replica remove {row['id'][:12]}`")
+
+
+def _fault_words(fault: dict[str, Any]) -> str:
+    since = local(fault["since"] << 16)
+    return since if fault["times"] == 1 else f"{counted(fault['times'], 'time')} since {since}"
 
 
 def _peer_words(peer: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ LINES = {
     "unreachable": "{message}",
     "diverged": "content differs from {clone}'s in {documents}; rebuilt from the log",
     "healed": "content is equal with {clone} again",
+    "refused": "refused: {message}",
     "network_changed": "the network has changed: {addresses}",
     "error": "error: {message}",
 }

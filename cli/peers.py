@@ -399,6 +399,8 @@ def peers(directory: Dir = None, json: Json = False) -> None:
         rows = look.status(clone, node)["peers"]
     for row in rows:
         row["last_seen"] = iso_ms(row["last_seen"])
+        for fault in row["faults"]:
+            fault["since"], fault["last"] = iso_ms(fault["since"]), iso_ms(fault["last"])
     for row in rows:
         if json:
             emit(row)

@@ -600,7 +600,10 @@ class Bridge:
         behind = []
         for path, policy in alive:
             self._bring_along(path, policy, rows.get(path), held, report)
+        barred = set() if since else self._barred(report)
         for (path, policy), last in alive.items():
+            if (path, policy) in barred:
+                continue
             if path not in report.skipped and self._is_behind(path, policy, last, rows.get(path), due, held):
                 if path not in rows and claimed is None:  # only a new name can clash
                     known = self.store.rows("SELECT path FROM files")
@@ -609,7 +612,7 @@ class Bridge:
                     report.skipped[path] = f"its name differs from {other} in case only"
                 else:
                     behind.append((path, policy, rows.get(path)))
-        self._write(behind, report)
+        self._write(self._welcome(behind, report), report)
         for row in rows.values():
             if (row.path, row.policy) in gone and row.path not in held and row.missing is None:
                 self._remove(row, report)
@@ -643,6 +646,76 @@ class Bridge:
             "SELECT id FROM alive JOIN authors a ON a.n=author WHERE doc IN (?,?)", (document.shared, document.private)
         )
         return any(id in ours for (id,) in writers)
+
+    def _welcome(self, behind: list[tuple[str, str, Trace | None]], report: Report) -> list:
+        """Without the new files of a clone that sends more of them than a person may want: those are held."""
+        new = sum(trace is None for *_, trace in behind)
+        files = self.store.value("SELECT count(*) FROM files") if new else 0
+        if files + new <= guard.ARRIVALS:
+            return behind
+        here = dict(
+            self.store.rows(
+                "SELECT d.changed_by, count(*) FROM files f JOIN documents d ON d.path=f.path AND d.policy=f.policy"
+                " AND d.private=0 GROUP BY 1"
+            )
+        )
+        chosen, over = [], set()
+        for path, policy, trace in behind:
+            author = None if trace is not None else self.store.value(
+                "SELECT changed_by FROM documents WHERE path=? AND policy=? AND private=0", (path, policy)
+            )  # fmt: skip
+            if author is not None and here.get(author, 0) >= self._allowed(author):
+                over.add(author)
+                continue
+            if author is not None:
+                here[author] = here.get(author, 0) + 1
+            chosen.append((path, policy, trace))
+        with self.clone.transaction():
+            for author in over:
+                self._hold_arrivals(author, here.get(author, 0), report)
+        return chosen
+
+    def _barred(self, report: Report) -> set[tuple[str, str]]:
+        """The documents that wait for a person already: a million of them must cost each look as little as may be."""
+        found: set[tuple[str, str]] = set()
+        for author in self.clone.log.authors():
+            what = self.store.value(
+                "SELECT what FROM held WHERE path=? AND reason='arrivals'", (_arrivals(author.name),)
+            )
+            if what is not None:
+                report.held[_arrivals(author.name)] = what
+            if what is not None or self.store.meta(f"unwanted:{author.id.hex()}"):
+                found.update(self.store.rows(
+                    "SELECT path, policy FROM documents WHERE changed_by=? AND private=0"
+                    " AND path NOT IN (SELECT path FROM files)", (author.n,),
+                ))  # fmt: skip
+        return found
+
+    def _hold_arrivals(self, author: int, here: int, report: Report) -> None:
+        who = self.clone.log.author_n(author)
+        there = self.store.value("SELECT count(*) FROM documents WHERE changed_by=? AND private=0", (author,))
+        hold = guard.judge_arrivals(there, here, self._allowed(author), who.name)
+        if hold is not None and not self.store.meta(f"unwanted:{who.id.hex()}"):
+            self._hold(_arrivals(who.name), hold)
+            report.held[_arrivals(who.name)] = hold.what
+
+    def _allowed(self, author: int) -> int:
+        """How many files of one clone may be here: more once a person has said so; of our own as many as there are."""
+        who = self.clone.log.author_n(author).id
+        if who == self.clone.identity.id:
+            return 2**62
+        return self.store.meta(f"arrivals:{who.hex()}", guard.ARRIVALS)
+
+    def _decide_arrivals(self, chosen: set[str], *, wanted: bool) -> None:
+        """Whether a person wants the new files of these clones: all there are, and as many again as anyone may send."""
+        with self.clone.transaction():
+            for author in self.clone.log.authors():
+                if (hold := _arrivals(author.name)) in chosen:
+                    there = self.store.value("SELECT count(*) FROM documents WHERE changed_by=?", (author.n,))
+                    if wanted:
+                        self.store.set_meta(f"arrivals:{author.id.hex()}", there + guard.ARRIVALS)
+                    self.store.set_meta(f"unwanted:{author.id.hex()}", not wanted)
+                    self._release(hold)
 
     def _is_behind(self, path: str, policy: str, last: int, row: Trace | None, due: set[str], held: set[str]) -> bool:
         """Whether the file is to be written now."""
@@ -679,10 +752,16 @@ class Bridge:
     def _not_written(self, path: str, error: Exception, report: Report) -> None:
         if isinstance(error, folder.FileChanged):
             report.look_again = True
+        elif isinstance(error, UnsafePath):
+            report.skipped[path] = f"{error}; {self._writer(path)} wrote it"
         elif isinstance(error, OSError):
             report.skipped[path] = f"cannot be written: {error.strerror}"
         else:
             report.skipped[path] = str(error)
+
+    def _writer(self, path: str) -> str:
+        author = self.store.value("SELECT changed_by FROM documents WHERE path=? ORDER BY private LIMIT 1", (path,))
+        return "nobody" if author is None else self.clone.author_name(self.clone.log.author_n(author).id)
 
     def _prepare(self, path: str, policy: str, trace: Trace | None, report: Report) -> "Pending | None":
         """What a document's file is to hold; a file that was saved meanwhile is taken in first."""
@@ -854,7 +933,9 @@ class Bridge:
         """Let through what is held: what the files say becomes the documents."""
         with self.clone.transaction():
             self.store.set_meta("git_head", folder.git_head(self.root))
-        return self.run(every=True, force=self._chosen(chosen), wait=True)
+        force = self._chosen(chosen)
+        self._decide_arrivals(force, wanted=True)
+        return self.run(every=True, force=force, wait=True)
 
     def reject(self, chosen: list[str]) -> list[str]:
         """Undo what is held: the files become the documents again. What they held is kept beside the store."""
@@ -862,8 +943,9 @@ class Bridge:
             return self._reject(chosen)
 
     def _reject(self, chosen: list[str]) -> list[str]:
-        done = []
-        for path in sorted(self._chosen(chosen)):
+        done, rejected = [], self._chosen(chosen)
+        self._decide_arrivals(rejected, wanted=False)
+        for path in sorted(rejected):
             target = paths.resolve(self.root, path)
             row = self.row(path)
             if target.is_file():
@@ -914,3 +996,8 @@ def _distance(one: bytes, other: bytes) -> int:
 
     old, new = filetext.decode(one).text, filetext.decode(other).text
     return sum(end - start + len(put) for start, end, put in textdiff.diff(old, new))
+
+
+def _arrivals(name: str) -> str:
+    """What the new files of a clone are held as."""
+    return f"new files of {name}"

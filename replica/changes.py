@@ -213,7 +213,7 @@ def _read_op(op: tuple) -> Add | Remove:
     role, text, occurrence, lead, after, kills, meta = op
     _require(type(role) is int and 0 <= role < len(ROLES), "role")
     _text(text, MAX_BODY, "text")
-    _count(occurrence, 2**63, "occurrence", least=1)
+    _count(occurrence, 2**63 - 1, "occurrence", least=1)
     _text(lead, 10_000, "lead")
     _require(lead.strip(" \t\n") == "", "lead is not blank")
     if after is not None:

@@ -4,6 +4,8 @@ A message says what went wrong and which thing it was about; `hint` says the way
 `cli.main` prints them; code below raises and never prints.
 """
 
+from typing import Any
+
 
 class ReplicaError(Exception):
     """Something this program foresaw. `hint`, when set, is the way out in one sentence."""
@@ -96,7 +98,14 @@ class ConfigError(ReplicaError):
 
 
 class PeerError(ReplicaError):
-    """The fault of the other side. Nothing of what it sent was kept."""
+    """The fault of the other side. Nothing of what it sent was kept.
+
+    `change`: the one that was refused (changes.Change), where it is known. `proven`: its author has signed it, so
+    that the fault is the author's, whoever passed it on.
+    """
+
+    change: Any = None
+    proven: bool = False
 
 
 class InvalidChange(PeerError):

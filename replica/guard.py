@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 from replica.config import Guard
 
+# Files here that one other clone wrote last, before new ones of it wait for a person. Not in replica.toml: that file is
+# shared, so whoever makes a million documents could raise it for everyone. The largest memory we know of has 1,200.
+ARRIVALS = 10_000
+
 
 class Hold(NamedTuple):
     """Why a file waits for `replica accept` or `replica reject`."""
 
-    reason: str  # one word, for scripts: removal, vanished, past, branch, level
+    reason: str  # one word, for scripts: removal, vanished, past, branch, level, arrivals
     what: str  # one sentence, for people
 
 
@@ -48,4 +52,11 @@ def judge_sharing(private: int, policy: str) -> Hold | None:
     if private:
         entries = "1 entry of level 0 stands" if private == 1 else f"{private} entries of level 0 stand"
         return Hold("level", f"{entries} in a file that is to be of policy {policy} now, which would share them")
+    return None
+
+
+def judge_arrivals(there: int, here: int, allowed: int, name: str) -> Hold | None:
+    """Whether one clone sends more documents than a person may want as files: `there` are, `here` are files."""
+    if there > allowed and there > here:
+        return Hold("arrivals", f"{name} has written {there:,} documents; {here:,} are files here, the others wait")
     return None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from replica import changes, clock
 from replica.changes import Change, Kind, Signed
-from replica.errors import DamagedRecord, Fork, InvalidChange, MissingDependency, StoreError
+from replica.errors import DamagedRecord, Fork, InvalidChange, MissingDependency, PeerError, StoreError
 from replica.keys import Identity, clone_id, verify
 from replica.store import Store
 
@@ -221,8 +221,10 @@ class Log:
                     taken = self._take(change, signature, is_last)
                     if taken:
                         stored.append(taken)
-            except BaseException:
+            except BaseException as error:
                 self._seen_version = None  # the rollback takes back what the cached authors have moved on by
+                if isinstance(error, PeerError):
+                    error.change = change  # whose fault it is: see replica/sieve.py
                 raise
         return stored, {author: read[at][0].seq for author, at in last.items()}
 

@@ -14,7 +14,7 @@ import msgpack
 
 from replica.blocks import block_id
 from replica.changes import POLICIES, Add, Dot, Kind, clean_name
-from replica.errors import CorruptUpdate, DamagedRecord, InvalidChange
+from replica.errors import CorruptUpdate, DamagedRecord, InvalidChange, MissingDependency, TooLarge
 from replica.keys import clone_id
 from replica.log import Log, Stored
 from replica.store import Store
@@ -31,6 +31,7 @@ class Materialiser:
         self.log: Log
         self.texts: OrderedDict[int, tuple] = OrderedDict()  # doc -> (Text, row of the last change in it, dirty)
         self._dirty: set[int] = set()
+        self._rebuilt: dict[int, tuple] = {}  # doc -> its last change and its digest when it was last made anew
         # True while a change of our own is stored: the engine that made its update contains it already.
         self.made_here = False
 
@@ -100,7 +101,8 @@ class Materialiser:
         member, change = stored.change.payload["member"], stored.change
         target = self.log.author(member)
         if target is None or target.private:
-            raise InvalidChange("a removal names somebody who is not a member")
+            # Others may know of him already, so this is no proof against who says it.
+            raise MissingDependency("a removal names somebody who is not known here as a member")
         away = change.payload.get("away", False)
         self.store.execute(
             "INSERT OR IGNORE INTO removals VALUES(?,?,?,?)", (member, stored.author.n, change.seq, away)
@@ -157,6 +159,7 @@ class Materialiser:
         if stored.change.document[1] == "text":
             raise InvalidChange("entry operations on a text document")
         doc = self.doc_of(stored)
+        self._had_seen(stored, [(dot.author, dot.seq) for op in stored.change.payload for dot in op.kills])
         for index, op in enumerate(stored.change.payload):
             killed = self._kill(doc, op.kills)
             if isinstance(op, Add):
@@ -177,6 +180,23 @@ class Materialiser:
             (doc, id, stored.author.n, change.seq, index, change.time, stored.n, op.role, op.text, op.occurrence,
              op.lead, place, op.after, meta, b"".join(sorted(roots)) or None, rank and pack_rank(rank)),
         )  # fmt: skip
+
+    def _had_seen(self, stored: Stored, named: list[tuple[bytes, int]]) -> None:
+        """Refuse a change that names others which are not in its past.
+
+        Whether those happen to be here says nothing: a clone that has them would take the change, one that has not
+        would refuse it, and the two would differ for good.
+        """
+        reach: dict[bytes, int] = {}
+        for author, seq in named:
+            reach[author] = max(seq, reach.get(author, 0))
+        for id, seq in reach.items():
+            author = self.log.author(id)
+            own = author is not None and author.n == stored.author.n
+            if author is None or seq > (stored.change.seq if own else self.log.past(
+                stored.author.n, stored.change.seq, author.n
+            )):  # fmt: skip
+                raise InvalidChange("it names changes that its author had not seen")
 
     def _kill(self, doc: int, kills: tuple[Dot, ...]) -> list["Killed"]:
         """Mark what these dots added as dead.
@@ -221,7 +241,10 @@ class Materialiser:
             engine = self.engine_for(stored)
         except DamagedRecord:
             return
-        engine.apply_import(stored.change.payload)
+        try:
+            engine.apply_import(stored.change.payload)
+        except TooLarge as error:
+            raise InvalidChange(str(error)) from None
         self._mark_overlaps(stored, update_of(Kind.IMPORT, stored.change.body))
 
     def engine_for(self, stored: Stored):
@@ -324,7 +347,9 @@ class Materialiser:
 
     def review(self, stored: Stored) -> None:
         doc = self.doc_of(stored)
-        for one, one_seq, other, other_seq in stored.change.payload:
+        pairs = stored.change.payload
+        self._had_seen(stored, [pair[:2] for pair in pairs] + [pair[2:] for pair in pairs])
+        for one, one_seq, other, other_seq in pairs:
             a, b = self.log.author(one), self.log.author(other)
             if a and b:
                 self.store.execute(
@@ -337,6 +362,7 @@ class Materialiser:
     def delete(self, stored: Stored) -> None:
         """Everything that the deleting author had seen goes; what was written concurrently stays alive."""
         doc = self.doc_of(stored)
+        self._had_seen(stored, [(dot.author, dot.seq) for dot in stored.change.payload])
         self._kill(doc, stored.change.payload)
         me = stored.author
         for author, seq in self.store.rows("SELECT author, seq FROM alive WHERE doc=?", (doc,)):
@@ -359,6 +385,15 @@ class Materialiser:
         for stored in list(self.log.changes_of(doc)):
             self.apply(stored)
         self.flush()
+
+    def rebuild_if_doubtful(self, doc: int) -> None:
+        """As `rebuild`, but not twice where nothing is different since: then it is right here, whoever says not."""
+        last = self.store.value("SELECT max(n) FROM changes WHERE doc=?", (doc,))
+        digest = self.store.value("SELECT digest FROM documents WHERE n=?", (doc,))
+        if digest is not None and self._rebuilt.get(doc) == (last, digest):
+            return
+        self.rebuild(doc)
+        self._rebuilt[doc] = (last, digest)
 
 
 _APPLY = {

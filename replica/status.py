@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from replica import clock, folder, members, paths
+from replica import clock, faults, folder, members, paths
 from replica.changes import change_hash
 from replica.clone import Clone
 from replica.copies import place_of
@@ -93,8 +93,25 @@ def peers(clone: Clone, node: dict | None) -> list[dict[str, Any]]:
             "name": member["name"], "id": member["id"].hex(),
             "online": bool(told.get(member["id"].hex(), {}).get("online")), "last_seen": seen,
             "behind": lacking(theirs, ours), "ahead": lacking(ours, theirs), "note": note or "",
+            "faults": faults.facts(clone, member["id"]) + _ahead_of_time(clone, member["id"]),
         })  # fmt: skip
     return result
+
+
+def _ahead_of_time(clone: Clone, member: bytes) -> list[dict[str, Any]]:
+    """A member whose last change is dated more than a day ahead. It is taken, and drags no clock along; a person should
+    know, since it is shown as the newest of what was written at the same time."""
+    author, now = clone.log.author(member), clone.log.now_ms()
+    last = clone.store.value("SELECT time FROM changes WHERE author=? AND seq=?", (author.n, author.seq))
+    ahead = clock.to_ms(last or 0) - now
+    if ahead <= clock.MAX_LEAD:
+        return []
+    years, days = divmod(ahead // 86_400_000, 365)
+    far = f"{years} years" if years else f"{days} days"
+    return [{
+        "kind": "clock", "what": f"dates what it writes {far} ahead", "since": now, "last": now, "times": 1,
+        "hint": f"set the clock of {author.name}; other clones do not follow it",
+    }]  # fmt: skip
 
 
 def harvest(clone: Clone) -> list[dict[str, Any]]:
@@ -147,6 +164,7 @@ def checks(clone: Clone, now_ms: int | None = None) -> Iterator[Check]:
     yield _names(clone)
     yield _held(clone)
     yield _conflicts(clone)
+    yield from _faults(clone)
 
 
 def _store(clone: Clone) -> Check:
@@ -267,3 +285,12 @@ def _conflicts(clone: Clone) -> Check:
         words = "1 waits" if count == 1 else f"{count} wait"
         return Check("conflicts", "note", f"{words} for a decision", "see `replica conflicts`")
     return Check("conflicts", "ok", "none is open")
+
+
+def _faults(clone: Clone) -> Iterator[Check]:
+    """What members are refused for."""
+    found = [(peer["name"], fault) for peer in peers(clone, None) for fault in peer["faults"]]
+    if not found:
+        yield Check("conduct", "ok", "no member is refused anything")
+    for name, fault in found:
+        yield Check("conduct", "problem", f"{name} {fault['what']}", fault["hint"])

@@ -22,7 +22,7 @@ metas = st.fixed_dictionaries(
 )
 leads = st.text(" \t\n", max_size=5)
 adds = st.builds(
-    Add, st.sampled_from(changes.ROLES), words, st.integers(1, 2**63), leads, st.none() | ids,
+    Add, st.sampled_from(changes.ROLES), words, st.integers(1, 2**63 - 1), leads, st.none() | ids,
     st.lists(dots, max_size=3).map(tuple), metas,
 )  # fmt: skip
 removes = st.builds(Remove, st.lists(dots, min_size=1, max_size=3).map(tuple))

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from replica import copies, rejoin
+from replica import copies, faults, rejoin
 from replica.bridge import Bridge, Report
 from replica.clone import Clone
 from replica.errors import CannotListen, ReplicaError, StoreError
 from replica.keys import Identity, clone_id
 from replica.log import Vector, lacking
 from replica.places import FOLDER
-from transport import addresses, control, frames, tls
+from transport import addresses, control, frames, limits, tls, wire
 from transport.peer import Peer
-from transport.session import Diverged, Ended, Event, InStep, Took
+from transport.session import Blamed, Bye, Diverged, Ended, Event, InStep, Took
 from transport.targets import Address, Target, Targets
 
 SUBPROTOCOL = "replica.1"
@@ -81,6 +81,7 @@ class Node:
         self._lock = control.Lock(clone.root)
         self._refused: dict[bytes, str] = {}
         self._instance = os.urandom(16).hex()
+        self.pauses = limits.Pauses()  # members that are not listened to for a while
 
     # --- life
 
@@ -155,7 +156,7 @@ class Node:
 
     def tell(self, event: str, **facts: Any) -> None:
         self._tell({"event": event, **facts})
-        if event in ("unreachable", "error") or (event == "ended" and facts["reason"]):
+        if event in ("unreachable", "error", "refused") or (event == "ended" and facts["reason"]):
             said = facts.get("message") or f"{facts['clone']}: {facts['reason']}"
             problem = {"message": said, "hint": facts.get("hint", "")}
             if problem not in self.problems:
@@ -167,13 +168,16 @@ class Node:
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         from websockets.asyncio.server import serve
 
+        from transport.door import Guard
+
         self.trust = tls.Trust(self._pem(), self._certificates())
+        self.guard = Guard(self.trust)
         hosts, port = self._where()
         listening = dict(
-            ssl=self.trust.server, subprotocols=[SUBPROTOCOL], compression=None, max_size=frames.MAX_FRAME,
-            max_queue=16, write_limit=65536, ping_interval=10, ping_timeout=10, open_timeout=OPEN_TIMEOUT,
-            close_timeout=2, origins=[None], server_header=None, process_request=self._admit_connection,
-            process_response=self._say_instance,
+            create_connection=self.guard.connection, subprotocols=[SUBPROTOCOL], compression=None,
+            max_size=frames.MAX_FRAME, max_queue=16, write_limit=65536, ping_interval=10, ping_timeout=10,
+            open_timeout=OPEN_TIMEOUT, close_timeout=2, origins=[None], server_header=None,
+            process_request=self._admit_connection, process_response=self._say_instance,
         )  # fmt: skip
         try:
             server = await serve(self._called, hosts, port or addresses.free_port(hosts[0]), **listening)
@@ -199,6 +203,7 @@ class Node:
     async def _close_server(self, server) -> None:
         """The callers' conversations end before the store is closed under them."""
         server.close()
+        self.guard.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.wait_closed(), 5)
 
@@ -227,6 +232,8 @@ class Node:
         response.headers[INSTANCE] = self._instance
 
     async def _called(self, socket) -> None:
+        from websockets.exceptions import ConnectionClosed
+
         ssl_object = socket.transport.get_extra_info("ssl_object")
         id = self.trust.peer_id(ssl_object)
         if id is None or not tls.alpn(ssl_object):
@@ -234,6 +241,11 @@ class Node:
             return
         if id == self.clone.identity.id and socket.request.headers.get(INSTANCE) == self._instance:
             await socket.close(1008, "this clone itself")
+            return
+        if self.pauses.left(id, time.monotonic()) > 0:
+            with contextlib.suppress(ConnectionClosed):
+                await socket.send(wire.encode(Bye(self.pauses.why(id)[:500])))
+            await socket.close(1008, "not now")
             return
         await self._converse(id, socket, dialled=False, address=None, own=self.clone.identity.id)
 
@@ -243,10 +255,10 @@ class Node:
         while not self.stopping:
             self._wake_dialler.clear()
             now = time.monotonic()
-            for target in self.targets.due(now, set(self.peers)):
+            for target in self.targets.due(now, self.peers.keys() | self.pauses.paused(now)):
                 target.busy = True
                 self.spawn(self._dial(target))
-            due = self.targets.next_due(set(self.peers))
+            due = self.targets.next_due(self.peers.keys() | self.pauses.paused(now))
             pause = None if due is None else max(0.01, due - time.monotonic())
             await self._wait_any(self._wake_dialler, pause)
 
@@ -295,7 +307,8 @@ class Node:
             self._refused.pop(id, None)
             self.targets.failed(target, time.monotonic(), "introduced", pause=0.0)
         if id in self._refused:  # it will not change its mind soon: call again as one calls who does not answer
-            self.targets.failed(target, time.monotonic(), self._refused[id], pause=REFUSED_PAUSE)
+            pause = max(REFUSED_PAUSE, self.pauses.left(id, time.monotonic()))
+            self.targets.failed(target, time.monotonic(), self._refused[id], pause=pause)
         self._wake_dialler.set()
 
     def _unfit(self, id: bytes | None, speaks: bool, where: str) -> str:
@@ -457,8 +470,15 @@ class Node:
                     peer.close("introduced")
                     self.hurry()
             case Diverged(paths, healed):
-                self._note(peer.id, "" if healed else "different content in " + ", ".join(paths[:5]))
+                if not healed:
+                    what = "has other content with equal changes in " + ", ".join(paths[:5])
+                    faults.record(self.clone, peer.id, faults.CONTENT, what, faults.way_out(faults.CONTENT, name))
                 self.tell("healed" if healed else "diverged", clone=name, documents=list(paths))
+            case Blamed(member, what, hint):
+                who = self.clone.author_name(member)
+                if member == peer.id:
+                    self.pauses.refuse(member, time.monotonic(), what)
+                self.tell("refused", clone=who, id=member.hex(), message=f"{who}: {what}", hint=hint)
             case Ended(reason, by_peer):
                 self._refused[peer.id] = reason
                 if by_peer and reason:

@@ -11,6 +11,8 @@ from transport.session import Bye, Event, Message, Session, State
 
 # Frames waiting to be sent. A peer that reads nothing while it makes us answer is cut off at this.
 MAX_WAITING = 2_000
+# Bytes of them: more than a full window of batches and the digests of 100,000 documents.
+MAX_WAITING_BYTES = 32 * 1024 * 1024
 # How long nothing must have moved before the digests are compared, in seconds.
 SETTLE_AFTER = 0.03
 # How long a peer may take to say why it ends as well, once we have ended the session, in seconds.
@@ -30,6 +32,7 @@ class Peer:
         self._socket = socket
         self.session = Session(clone, id, lambda event: tell(self, event))
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_WAITING)
+        self._bytes_waiting = 0
         self._settling: asyncio.TimerHandle | None = None
         self._hanging_up: asyncio.TimerHandle | None = None
         self.bytes_sent = self.bytes_received = 0
@@ -70,12 +73,13 @@ class Peer:
 
     def send(self, messages: list[Message]) -> None:
         """Queue messages, in order; nothing waits for the network here."""
-        try:
-            for message in messages:
-                self._waiting.put_nowait(wire.encode(message))
-        except asyncio.QueueFull:
-            self.close("does not read what it is sent")
-            return
+        for message in messages:
+            frame = wire.encode(message)
+            if self._waiting.full() or self._bytes_waiting > MAX_WAITING_BYTES:
+                self.close("does not read what it is sent")
+                return
+            self._waiting.put_nowait(frame)
+            self._bytes_waiting += len(frame)
         if self.session.state is State.CLOSED and self._hanging_up is None:
             # Ours was the last word, perhaps with no message of the peer's at hand: it does not depend on the peer.
             self._hanging_up = asyncio.get_running_loop().call_later(LAST_WORDS, self.close)
@@ -114,6 +118,7 @@ class Peer:
 
         try:
             while (frame := await self._waiting.get()) is not None:
+                self._bytes_waiting -= len(frame)
                 self.bytes_sent += len(frame)
                 await self._socket.send(frame)
         except ConnectionClosed:

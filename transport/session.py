@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from replica import bundle, changes, clock, rejoin
+from replica import bundle, changes, clock, faults, rejoin, sieve
 from replica.bundle import MAX_PACKED
 from replica.changes import Signed
 from replica.clone import Clone
@@ -40,6 +40,10 @@ HEAD = 8  # bytes of a hash: chains that differ by accident or by a restored bac
 PIECE = 512 * 1024  # bytes of a bundle in one message
 MAX_PIECES = MAX_PACKED // PIECE
 REASONS = ("join", "restored", "fork", "ended", "away")  # why a bundle is given
+# Digests of one vector that a peer may say: each makes us look at every document. Twice is enough to heal.
+MAX_DIGESTS = 4
+# Messages in a row that bring nothing new, before the peer is taken for one that wants to keep us busy.
+MAX_EMPTY = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,16 @@ class Ended:
     by_peer: bool
 
 
-Event = Took | InStep | Diverged | Ended
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """A member is proven to have done `what`; `hint` says the way out. It need not be this peer."""
+
+    member: bytes
+    what: str
+    hint: str
+
+
+Event = Took | InStep | Diverged | Blamed | Ended
 
 
 class Session:
@@ -190,6 +203,9 @@ class Session:
         self._taken: list[bytes] = []  # the pieces that have come so far
         self._compared_at: Vector | None = None  # where digests differed last, and how often there
         self._compared = 0
+        self._sieve = sieve.Sieve(clone, peer, self._blame)
+        self._digests = self._parts = 0  # that the peer has said of our vector as it is
+        self._empty = 0  # messages in a row that brought nothing
         self.in_step = False
 
     # --- what the owner calls
@@ -219,6 +235,9 @@ class Session:
         refusal = self._refusal()
         if refusal:
             return self._end(refusal)
+        self._empty += 1
+        if self._empty > MAX_EMPTY:
+            raise ProtocolError(f"{MAX_EMPTY:,} messages in a row brought nothing new")
         return _RECEIVE[type(message)](self, message)
 
     def changed(self) -> list[Message]:
@@ -240,10 +259,21 @@ class Session:
         return [Digest(mine, self._clone.digest())]
 
     def fail(self, error: PeerError) -> list[Message]:
-        """The peer broke the rules: say so and end."""
+        """The peer broke the rules: say so, remember it and end."""
         self.state = State.CLOSED
-        self._tell(Ended(str(error), by_peer=False))
-        return [Bye(str(error)[:500])]
+        reason = str(error)
+        if isinstance(error, LIES) and not (error.proven and error.change.author != self._peer):
+            reason = f"{self._clone.author_name(self._peer)} {self._blame(self._peer, error)}"
+        self._tell(Ended(reason, by_peer=False))
+        return [Bye(reason[:500])]
+
+    def _blame(self, member: bytes, error: PeerError) -> str:
+        """Remember what a member did, and say it; returns it in words."""
+        kind, what, seq, hash = sieve.describe(error)
+        hint = faults.way_out(kind, self._clone.author_name(member))
+        faults.record(self._clone, member, kind, what, hint, seq=seq, hash=hash)
+        self._tell(Blamed(member, what, hint))
+        return what
 
     @property
     def behind(self) -> int:
@@ -336,6 +366,7 @@ class Session:
             self._giving, self._unheard = [], 0
         if message.number != len(self._taken) or not 0 < message.count <= MAX_PIECES:
             raise ProtocolError("a bundle whose pieces are not in order")
+        self._empty = 0  # their number is bounded by itself
         self._taken.append(message.piece)
         if len(self._taken) == message.count:
             packed, self._taken = b"".join(self._taken), []
@@ -360,13 +391,15 @@ class Session:
     def _changes(self, message: Changes) -> list[Message]:
         if self._unheard or self._asked:
             return []
-        stored, reaches = self._clone.ingest(list(message.batch))
-        for author, seq in reaches.items():  # the peer holds what it has just sent: never send that back
+        sifted = self._sieve.take(message.batch)
+        for author, seq in sifted.reaches.items():  # the peer holds what it has just sent: never send that back
             self._sent[author] = max(seq, self._sent.get(author, 0))
             self.peer_vector[author] = max(seq, self.peer_vector.get(author, 0))
-        if stored:
-            self.in_step = False
-            self._tell(Took(tuple(stored)))
+        if sifted.stored:
+            self.in_step, self._empty, self._digests, self._parts = False, 0, 0, 0
+            self._tell(Took(tuple(sifted.stored)))
+        if sifted.fault is not None:
+            raise sifted.fault
         return [Ack(self._clone.log.vector()), *self.changed()]
 
     def _ack(self, message: Ack) -> list[Message]:
@@ -382,12 +415,16 @@ class Session:
         mine = self._clone.vector()
         if message.vector != mine:
             return self._send_missing()
+        self._digests += 1
+        if self._digests > MAX_DIGESTS:
+            raise ProtocolError(f"says its digest more than {MAX_DIGESTS} times without anything new")
         if message.digest == self._clone.digest():
             replies = self.settle()
             healed, self._rebuilt_at = self._rebuilt_at is not None, None
             if healed:
                 self._tell(Diverged((), healed=True))
             self.in_step = True
+            faults.settled(self._clone, self._peer)
             self._tell(InStep(message.digest))
             return replies
         self.in_step = False
@@ -408,6 +445,9 @@ class Session:
         if message.vector != mine:
             return []
         ours = {(path, policy): digest for path, policy, digest in self._clone.documents.document_digests()}
+        self._parts += 1
+        if self._parts > MAX_DIGESTS * (2 + len(ours) // DIGESTS_PER_MESSAGE):
+            raise ProtocolError("says the digests of its documents again and again without anything new")
         theirs = {(path, policy): digest for path, policy, digest in message.documents}
         first, last = min(theirs, default=("", "")), max(theirs, default=("", ""))
         whole = len(theirs) < DIGESTS_PER_MESSAGE
@@ -423,7 +463,7 @@ class Session:
             # One that is damaged here stays as it is; the others of the workspace go on.
             with contextlib.suppress(DamagedRecord), self._clone.transaction():
                 if document.shared is not None:
-                    self._clone.materialiser.rebuild(document.shared)
+                    self._clone.materialiser.rebuild_if_doubtful(document.shared)
         self._tell(Diverged(tuple(path for path, _ in unequal), healed=False))
         self._said_digest = None
         return self.settle()
@@ -435,13 +475,14 @@ class Session:
         messages: list[Message] = []
         while self._unacknowledged < WINDOW and self._giving:
             self._unacknowledged += 1
+            self._empty = 0
             messages.append(self._giving.pop())
         while self._unacknowledged < WINDOW:
             batch = self._next_batch()
             if not batch:
                 break
             self._unacknowledged += 1
-            self.in_step = False
+            self.in_step, self._empty, self._digests, self._parts = False, 0, 0, 0
             messages.append(Changes(tuple(batch)))
         return messages
 
@@ -512,6 +553,9 @@ _RECEIVE = {
     Baseline: Session._baseline,
     Restart: Session._restart,
 }
+
+# What is remembered against the peer. Another version or workspace is none of it.
+LIES = (ProtocolError, InvalidChange, MissingDependency)
 
 # What `receive` may raise that is the peer's fault: the owner calls `fail` with it.
 FAULTS = (ProtocolError, IncompatiblePeer, InvalidChange, MissingDependency, Fork)
