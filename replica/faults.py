@@ -88,8 +88,8 @@ def way_out(kind: str, name: str) -> str:
     """The hint that goes with a fault."""
     if kind == FORK:
         return (
-            f"if it was restored from a copy, join it again in a new folder; if {name} is not to be trusted:"
-            f" `replica remove {name}`"
+            f"a clone that was restored from a copy comes back by itself under a new identity; if {name} is not to be"
+            f" trusted: `replica remove {name}`"
         )
     if kind == CONTENT:
         return f"update memory-replica here and on {name}; what each of you holds is kept"

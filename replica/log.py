@@ -307,7 +307,7 @@ class Log:
         if held is not None and held != change.hash:
             raise Fork(
                 f"{author.name} wrote two different changes number {change.seq}",
-                hint="its store was restored from an old copy: join again in a new folder, and bring its files along",
+                hint="its store was restored from a copy, or runs twice: it comes back by itself when the two meet",
             )
 
     def _store(self, author: Author, change: Change, signature: bytes | None) -> Stored:

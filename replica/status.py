@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from replica import clock, faults, folder, members, paths
+from replica import clock, faults, folder, members, paths, rejoin
 from replica.changes import change_hash
 from replica.clone import Clone
 from replica.copies import place_of
@@ -30,6 +30,7 @@ def status(clone: Clone, node: dict | None) -> dict[str, Any]:
         "removal": _removal(clone),
         "told": [told._asdict() for told in members.told_removed(clone)],
         "unseen": unseen(clone),
+        "rejoining": state.why if (state := rejoin.under_way(store)) else None,
         "node": "stopped" if node is None else "running",
         "digest": clone.digest().hex(),
         "version": {author.hex(): seq for author, seq in clone.vector().items()},
@@ -183,6 +184,9 @@ def _store(clone: Clone) -> Check:
 def _membership(clone: Clone) -> Check:
     if clone.log.author(clone.identity.id) is None:
         return Check("member", "problem", "the workspace has not arrived here yet", "meet a member: `replica sync`")
+    if (coming_back := rejoin.under_way(clone.store)) is not None:
+        what = f"this clone is being brought back ({coming_back.why}); files rest until all has arrived"
+        return Check("member", "problem", what, "let it meet a member: `replica sync`")
     removal = _removal(clone)
     if removal is not None:
         what = f"this clone was removed from the workspace by {removal['by']} on {clock.to_text(removal['at'])}"
