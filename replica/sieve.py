@@ -92,7 +92,7 @@ class Sieve:
         if change is None or isinstance(error, MissingDependency):
             raise error
         if not self._proven(change, read) or not self._continues(change, read):
-            raise InvalidChange(f"change {self._name(change)} is not as its author has signed it") from error
+            raise InvalidChange(f"change {self._name(change)} is not signed by its author as it came") from error
         error.proven = True
         if change.author == self._clone.identity.id:
             raise error  # our own past, and nobody's fault but ours: the owner of the session has to see it

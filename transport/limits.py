@@ -13,7 +13,7 @@ HANDSHAKE_TIMEOUT = 5.0  # seconds
 
 # TLS handshakes that one address may begin: so many at once, and so many a second from then on. A handshake costs us
 # about a millisecond; all clones behind one address together need a few a minute.
-BURST = 60.0
+BURST = 120.0
 RATE = 20.0
 MOST_ADDRESSES = 4_096  # of which this is remembered
 
