@@ -262,6 +262,7 @@ def members(folder: Dir = None, json: Json = False) -> None:
     rows = []
     for m in found:
         state = f"removed by {m['removed_by']} {local(m['removed_at'])}" if m["removed_by"] else ""
+        state = f"goes on as {m['successor'][:12]}" if m["successor"] else state
         state = state or ("this clone" if m["this"] else "")
         state = state or ("let in by one who was removed at the same time: look" if m["unseen"] else "")
         rows.append((m["name"], m["id"][:12], local(m["admitted_at"]), m["admitted_by"], state))
@@ -276,6 +277,7 @@ def _member(clone: "Clone", member: dict[str, Any]) -> dict[str, Any]:
         "name": member["name"], "id": member["id"].hex(), "this": member["id"] == clone.identity.id,
         "admitted_at": member["admitted_at"], "admitted_by": name(member["admitted_by"]),
         "removed_at": member["removed_at"], "removed_by": name(member["removed_by"]),
+        "successor": member["successor"].hex() if member["successor"] else None,
     }  # fmt: skip
 
 

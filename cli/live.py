@@ -23,6 +23,7 @@ LINES = {
     "healed": "content is equal with {clone} again",
     "refused": "refused: {message}",
     "network_changed": "the network has changed: {addresses}",
+    "rejoined": "{message}",
     "error": "error: {message}",
 }
 

@@ -354,7 +354,12 @@ class Node:
             self.tell("error", message=f"this clone cannot come back yet: {error}", hint=getattr(error, "hint", ""))
             return
         self._renewed()
-        self.tell("rejoined", changes=again, name=self.clone.name)
+        written = "nothing of it was missing" if not again else f"{again} of its changes were written again as edits"
+        self.tell(
+            "rejoined", changes=again, name=self.clone.name,
+            message=f"this clone was restored from a copy or away for long; it goes on under a new identity, and {written}",
+            hint=f"what it held is kept in {FOLDER}/{rejoin.ASIDE}/",
+        )  # fmt: skip
         self._spread()
         self._deliver_later()
 

@@ -364,6 +364,8 @@ class Session:
             if (self._why == "ended", self._clone.identity.id) > (message.why == "ended", self._peer):
                 return []
             self._giving, self._unheard = [], 0
+        if message.why == "join" and self._clone.log.vector():
+            raise ProtocolError("a bundle for a clone that holds something")
         if message.number != len(self._taken) or not 0 < message.count <= MAX_PIECES:
             raise ProtocolError("a bundle whose pieces are not in order")
         self._empty = 0  # their number is bounded by itself
@@ -377,8 +379,6 @@ class Session:
         if not self._clone.log.vector():
             if taken.floor:
                 self._clone.take_bundle(taken)
-        elif why == "join":
-            raise ProtocolError("a bundle for a clone that holds something")
         else:
             rejoin.begin(self._clone, taken, why, dict(self.peer_vector))
         self._asked = self.in_step = False
