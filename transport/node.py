@@ -357,7 +357,7 @@ class Node:
         written = "nothing of it was missing" if not again else f"{again} of its changes were written again as edits"
         self.tell(
             "rejoined", changes=again, name=self.clone.name,
-            message=f"this clone was restored from a copy or away for long; it goes on under a new identity, and {written}",
+            message=f"this clone was restored from a copy or away for long: it has a new identity now, and {written}",
             hint=f"what it held is kept in {FOLDER}/{rejoin.ASIDE}/",
         )  # fmt: skip
         self._spread()
