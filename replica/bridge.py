@@ -563,7 +563,8 @@ class Bridge:
         tracked = [row for row in rows.values() if row.stamp is not None and self._is_due(row.path, due)]
         gone = [row for row in tracked if row.path not in found.files and not self._hidden(row.path, found)]
         limits = self.clone.config.guard
-        hold = guard.judge_vanished(len(gone), len(tracked), limits)
+        documents = [row for row in tracked if row.path != CONFIG]  # `rm *.md` leaves that one
+        hold = guard.judge_vanished(len(gone), len(documents), limits)
         for row in gone:
             if hold is not None and row.path not in force:
                 with self.clone.transaction():

@@ -483,6 +483,21 @@ def test_files_that_vanish_together_are_held_and_come_back_with_reject():
         assert len(files(bob)) == 2
 
 
+def test_all_documents_that_vanish_are_held_however_few():
+    """The store without its files: replica.toml is none of the documents, and may be there still."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", "")
+        save(alice, "one.md", "1\n")
+        save(alice, "two.md", "2\n")
+        network.share()
+        for name in ("one.md", "two.md"):
+            (alice.root / name).unlink()
+        assert set(network.run("alice").held) == {"one.md", "two.md"}
+        network.share()
+        assert read(bob, "one.md") == "1\n"
+
+
 def test_entries_that_go_with_a_switch_of_branches_are_held():
     with Network("alice", "bob") as network:
         alice = network["alice"]
