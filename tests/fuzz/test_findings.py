@@ -413,13 +413,12 @@ def living(fields: dict) -> list:
 @pytest.mark.parametrize(
     ("at", "value"),
     [
-        (6, "- other words"),
-        (7, 5),
+        (0, b"n" * 16),
         (11, msgpack.packb({"a": 1, b"b": 2})),
         (11, msgpack.packb({"tags": [[]]})),
         (2, 2**53),
     ],
-    ids=["text", "occurrence", "fields", "tags", "number"],
+    ids=["name", "fields", "tags", "number"],
 )
 def test_an_entry_of_a_bundle_is_what_its_name_says(here, at, value):
     with pytest.raises(InvalidChange):
@@ -531,3 +530,21 @@ def test_a_record_of_guesses_that_cannot_be_read_counts_as_spent(kept):
         with desk.transaction():
             desk.store.set_meta(guesses.KEY, kept)
         assert 0 < guesses.Guesses(desk.store).pause() <= guesses.PERIOD
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("base", b"x"), ("base", bytes(60)), ("form", "?"), ("form", 128), ("form", 0)]
+)
+def test_a_damaged_memory_of_a_file_ends_that_file_alone(column, value):
+    with Network("desk") as network:
+        desk = network["desk"]
+        for name in ("one.md", "other.md"):
+            save(desk, name, "# Title\n\n" + "- words\n" * 40)
+        network.run("desk")
+        with desk.transaction():
+            desk.store.execute(f"UPDATE files SET {column}=? WHERE path='one.md'", (value,))
+        for name in ("one.md", "other.md"):
+            save(desk, name, "# Title\n\n" + "- words\n" * 41)
+        report = network.run("desk")
+        assert report.taken == ["other.md"] and "damaged" in report.skipped["one.md"]
+        assert read(desk, "one.md").count("words") == 41

@@ -396,6 +396,7 @@ DAMAGED = (
     ("adds", "author"), ("changes", "body"), ("changes", "hash"), ("changes", "signature"), ("overlaps", "one_seq"),
     ("overlaps", "one"), ("files", "base"), ("files", "ids"), ("files", "canonical"), ("documents", "digest"),
     ("documents", "changed_by"), ("alive", "author"), ("peers", "vector"), ("authors", "cert"), ("deps", "dep_seq"),
+    ("files", "form"),
 )  # fmt: skip
 
 
