@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from replica.blocks import block_id
-from replica.changes import ROLES, Dot
+from replica.changes import ROLES, Dot, check_meta
 from replica.errors import InvalidChange
 from replica.keys import ID_SIZE
 from replica.log import Log, Stored
@@ -315,12 +315,13 @@ def _unpacked(data: bytes) -> Baseline:
     _require(all(type(author) is bytes and len(author) == ID_SIZE for author in authors))
     rows = []
     for id, author, seq, idx, time, role, content, occurrence, lead, place, after, meta, roots, dead, rank in adds:
-        _require(all(map(_is_count, (author, seq, idx, time, role, occurrence))))
+        _require(_is_seq(seq) and all(map(_is_count, (author, idx, time, role, occurrence))))
         _require(type(content) is str and type(lead) is str and lead.strip(" \t\n") == "" and type(dead) is bool)
         id = block_id(ROLES[role], content, occurrence) if id is None else id
         _require(_is_id(id) and (place is None or _is_id(place)))
         _require(after is None or _is_id(after) or (_is_count(after) and after < len(adds)))
-        _require(meta is None or type(msgpack.unpackb(meta)) is dict)
+        if meta is not None:
+            check_meta(msgpack.unpackb(meta, use_list=False))
         _require(roots is None or (type(roots) is bytes and len(roots) % 16 == 0))
         if rank is not None:
             time_then, who, *rest = rank
@@ -329,7 +330,7 @@ def _unpacked(data: bytes) -> Baseline:
         rows.append(AddRow(id, authors[author], seq, idx, time, ROLES[role], content, occurrence, lead,
                            id if place is None else place, after, meta, roots, dead, rank))  # fmt: skip
     rows = [row._replace(after=rows[row.after].place) if type(row.after) is int else row for row in rows]
-    _require(all(_is_count(author) and _is_count(seq) for author, seq in alive))
+    _require(all(_is_count(author) and _is_seq(seq) for author, seq in alive))
     return Baseline({authors[author]: seq for author, seq in alive}, rows, text, state)
 
 
@@ -344,3 +345,7 @@ def _is_id(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
+
+
+def _is_seq(value: Any) -> bool:
+    return _is_count(value) and value < 2**53

@@ -203,9 +203,17 @@ class Bridge:
             return None
         *fields, form = found
         row = Row(*fields)
-        if form & DEFLATED:
-            row = row._replace(base=zlib.decompress(row.base))
-        return row._replace(canonical=_canonical(row.base, row.policy)) if form & FOLLOWS else row
+        try:
+            if form & DEFLATED:
+                row = row._replace(base=zlib.decompress(row.base))
+            follows = _canonical(row.base, row.policy) if form & FOLLOWS or not row.canonical else ""
+            if form not in range(4) or (follows and not form & FOLLOWS):  # else all of the file would look new
+                raise ValueError("an unknown form")
+            if form & FOLLOWS:
+                row = row._replace(canonical=follows)
+        except (zlib.error, TypeError, ValueError):
+            raise DamagedRecord(f"what the store remembers of the file {path!r} is damaged") from None
+        return row
 
     def deliver(self) -> Report:
         """Write what the log has brought since the last time, without a look at the rest of the folder."""
@@ -805,7 +813,7 @@ class Bridge:
                 self._visit(row.path, target, row, False, False, report)
                 return
             folder.remove(self.root, row.path)
-        except (UnsafePath, OSError) as error:
+        except (UnsafePath, OSError, DamagedRecord) as error:
             report.skipped[row.path] = f"cannot be deleted: {error}"
             return
         self._forget(row.path)

@@ -10,6 +10,7 @@ digest with every other member (transport/session.py).
 """
 
 import hashlib
+import sqlite3
 import sys
 import zlib
 from typing import Any, NamedTuple
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple
 import msgpack
 
 from replica import baselines, changes
-from replica.changes import HASH_SIZE, POLICIES
+from replica.blocks import block_id
+from replica.changes import HASH_SIZE, POLICIES, clean_name
 from replica.errors import InvalidChange
-from replica.keys import ID_SIZE, clone_id
+from replica.keys import ID_SIZE, KEY_SIZE, clone_id
 from replica.log import Log, Stored, Vector
 from replica.materialise import Materialiser
 from replica.store import Store
@@ -113,24 +115,26 @@ def _read(data: bytes) -> Bundle:
     format, workspace, name, floor, members, admissions, removals, successions, deps, kept, documents = msgpack.unpackb(
         data, strict_map_key=True, max_ext_len=0, use_list=False
     )
-    _require(format == FORMAT and _is_id(workspace) and type(name) is str)
+    _require(format == FORMAT and _is_id(workspace) and type(name) is str and len(name) <= changes.MAX_NAME)
     for author, (seq, head) in floor.items():
-        _require(_is_id(author) and _is_number(seq) and seq > 0 and type(head) is bytes and len(head) == HASH_SIZE)
+        _require(_is_id(author) and _is_seq(seq) and seq > 0 and type(head) is bytes and len(head) == HASH_SIZE)
     for id, key, cert, member, by, at, gone_by, gone_at, successor in members:
-        _require(clone_id(key) == id and type(cert) is bytes and len(cert) <= changes.MAX_CERTIFICATE)
-        _require(type(member) is str and 0 < len(member) <= changes.MAX_NAME)
-        _require(all(value is None or _is_id(value) for value in (by, gone_by, successor)))
-        _require(all(value is None or _is_number(value) for value in (at, gone_at)))
+        _require(len(key) == KEY_SIZE and clone_id(key) == id)
+        _require(type(cert) is bytes and len(cert) <= changes.MAX_CERTIFICATE)
+        _require(type(member) is str and 0 < len(member) <= 4 * changes.MAX_NAME)
+        _require(_is_id(by) and _is_number(at) and (successor is None or _is_id(successor)))
+        _require((gone_by is None and gone_at is None) or (_is_id(gone_by) and _is_number(gone_at)))
     known = {member[0] for member in members}
     _require(len(known) == len(members) and set(floor) <= known)
-    _require(all(m in known and a in known and _is_number(s) for m, a, s in admissions))
-    _require(all(m in known and a in known and _is_number(s) and type(away) is bool for m, a, s, away in removals))
+    _require(all(m in known and a in known and _is_seq(s) for m, a, s in admissions))
+    _require(all(m in known and a in known and _is_seq(s) and type(away) is bool for m, a, s, away in removals))
     _require(all(old in known and new in known and type(why) is str for old, new, why in successions))
-    _require(all(a in known and d in known and _is_number(s) and _is_number(t) for a, d, s, t in deps))
+    _require(all(a in known and d in known and _is_seq(s) and _is_seq(t) for a, d, s, t in deps))
     _require(all(type(body) is bytes for body in kept))
     for path, policy, time, baseline in documents:
         _require(type(path) is str and 0 < len(path.encode()) <= changes.MAX_PATH and policy in POLICIES)
         _require(_is_number(time) and type(baseline) is bytes)
+    _require(len({(path, policy) for path, policy, *_ in documents}) == len(documents))
     rest = (members, admissions, removals, successions, deps, kept, documents)
     return Bundle(workspace, name, floor, *map(list, rest))
 
@@ -145,8 +149,28 @@ def load(store: Store, log: Log, materialiser: Materialiser, bundle: Bundle) -> 
     if bundle.workspace != log.workspace:
         raise InvalidChange("a bundle of another workspace")
     contents = [baselines.unpack(packed) for *_, packed in bundle.documents]
+    for (_, policy, *_), content in zip(bundle.documents, contents, strict=True):
+        _check_content(content, policy)
     check_texts([content for content in contents if content.state is not None])
-    store.set_meta("workspace_name", bundle.name)
+    try:
+        _load(store, log, materialiser, bundle, contents)
+    except sqlite3.IntegrityError as error:
+        raise InvalidChange(f"a bundle says one thing twice: {error}") from None
+
+
+def _check_content(content: baselines.Baseline, policy: str) -> None:
+    """What a baseline says of a document must be what its policy has, and a block what its name says."""
+    if content.adds if policy == "text" else content.state is not None or content.text:
+        raise InvalidChange(f"a baseline holds what a document of policy {policy} does not have")
+    for add in content.adds:
+        if not add.dead and block_id(add.role, add.text, add.occurrence) != add.id:
+            raise InvalidChange("a baseline holds an entry that is not what its name says")
+
+
+def _load(
+    store: Store, log: Log, materialiser: Materialiser, bundle: Bundle, contents: list[baselines.Baseline]
+) -> None:
+    store.set_meta("workspace_name", clean_name(bundle.name))
     for member in bundle.members:
         _member(store, log, dict(zip(MEMBER, member, strict=True)))
     for id, (seq, head) in bundle.floor.items():
@@ -176,8 +200,12 @@ def load(store: Store, log: Log, materialiser: Materialiser, bundle: Bundle) -> 
 
 
 def _member(store: Store, log: Log, member: dict[str, Any]) -> None:
-    if log.author(member["id"]) is None:
+    known = log.author(member["id"])
+    if known is None:
         log.add_author(member["id"], member["key"], member["cert"], member["name"])
+    elif known.private:
+        raise InvalidChange("a bundle names this clone's private chain as a member")
+    member["name"] = clean_name(member["name"])
     store.execute(
         f"UPDATE authors SET {', '.join(f'{column}=?' for column in MEMBER[2:])} WHERE id=? AND private=0",
         (*(member[column] for column in MEMBER[2:]), member["id"]),
@@ -211,6 +239,10 @@ def _is_id(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
+
+
+def _is_seq(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
 
 
 # --- texts that a peer has made

@@ -218,7 +218,7 @@ def _read_op(op: tuple) -> Add | Remove:
     _require(lead.strip(" \t\n") == "", "lead is not blank")
     if after is not None:
         _bytes(after, ID_SIZE, "anchor")
-    return Add(ROLES[role], text, occurrence, lead, after, _read_dots(kills), _read_meta(meta))
+    return Add(ROLES[role], text, occurrence, lead, after, _read_dots(kills), check_meta(meta))
 
 
 def _read_dots(dots: tuple) -> tuple[Dot, ...]:
@@ -230,7 +230,8 @@ def _read_dots(dots: tuple) -> tuple[Dot, ...]:
     return tuple(Dot(*dot) for dot in dots)
 
 
-def _read_meta(meta: dict) -> dict:
+def check_meta(meta: Any) -> dict:
+    """The fields of an entry. Raises ValueError: they are none."""
     _require(type(meta) is dict and set(meta) <= {"type", "tags", "level"}, "entry fields")
     if "type" in meta:
         _text(meta["type"], MAX_META * 4, "type")

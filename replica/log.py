@@ -263,6 +263,8 @@ class Log:
             old = self._authors.get(change.payload["old"])
             if old is None or old.private:
                 raise MissingDependency("a clone's successor came before the clone itself")
+            if old.id == change.author:
+                raise InvalidChange(f"{old.name} names itself as its successor")
             if self._saw_removal(change, old.id):
                 raise InvalidChange(f"{old.name} was removed; it cannot name a successor")
             if not verify(old.key, change.payload["proof"], succession(self.workspace, change.payload["key"])):

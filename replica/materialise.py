@@ -88,7 +88,7 @@ class Materialiser:
         self.store.execute("INSERT OR IGNORE INTO admissions VALUES(?,?,?)", (member, stored.author.n, change.seq))
         self.store.execute(
             "UPDATE authors SET name=?, admitted_by=?, admitted_at=? WHERE id=? AND (admitted_at, admitted_by) > (?,?)",
-            (change.payload["name"], by, change.time, member, change.time, by),
+            (clean_name(change.payload["name"]), by, change.time, member, change.time, by),
         )
         self.log.reload()
 
@@ -129,7 +129,9 @@ class Materialiser:
                 (change.author, payload["old"]),
             )
         old: bytes | None = payload["old"]
-        while old is not None:
+        seen = set()
+        while old is not None and old not in seen:  # two keys of one hand may each name the other as the one before
+            seen.add(old)
             for author, seq in self.store.rows("SELECT author, seq FROM removals WHERE member=? AND away=0", (old,)):
                 self._end(old, author, seq)
             old = self.store.value("SELECT old FROM successions WHERE new=?", (old,))
@@ -137,9 +139,14 @@ class Materialiser:
     def _end(self, member: bytes, remover: int, seq: int) -> None:
         """Let a removal (a change of the author in row `remover`) hold for `member` and who goes on for it."""
         time = self.store.value("SELECT time FROM changes WHERE author=? AND seq=?", (remover, seq))
-        waiting = [member]
+        if time is None:  # named by a bundle; the change is behind its floor, and will find whoever goes on
+            return
+        waiting, seen = [member], set()
         while waiting:
             ended = waiting.pop()
+            if ended in seen:
+                continue
+            seen.add(ended)
             self._mark_ended(ended, time, self.log.author_n(remover).id)
             for (new,) in self.store.rows("SELECT new FROM successions WHERE old=?", (ended,)):
                 if self.log.past(remover, seq, self.log.author(new).n) < 1:

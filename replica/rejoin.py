@@ -68,9 +68,14 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
     with clone.transaction():
         known = under_way(store)  # begun before, and now with another peer: what was set aside then is what counts
         aside = known.aside if known else _set_aside(clone, why)
-        _empty(clone)
-        if bundle.floor:
-            bundles.load(store, clone.log, clone.materialiser, bundle)
+        try:
+            _empty(clone)
+            if bundle.floor:
+                bundles.load(store, clone.log, clone.materialiser, bundle)
+        except BaseException:
+            if not known:  # a peer whose bundles are refused must not fill the disk with copies
+                (clone.root / FOLDER / ASIDE / aside).unlink()
+            raise
         store.set_meta("rejoin", msgpack.packb([known.why if known else why, aside, target]))
     clone.forget_config()
 

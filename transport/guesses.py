@@ -101,7 +101,7 @@ def _read(kept) -> tuple[list[float], float, float]:
     try:
         ages, wall, steady = json.loads(kept)
         numbers = [float(number) for number in (*ages, wall, steady)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError("not a record of guesses") from None
     if len(ages) > MOST or not all(number == number and abs(number) < 1e15 for number in numbers) or min(numbers) < 0:
         raise ValueError("not a record of guesses")

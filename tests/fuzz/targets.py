@@ -42,8 +42,8 @@ from replica.keys import Identity
 from replica.places import FOLDER
 from replica.text import Text, client_id, import_update
 from tests.fuzz import worlds
-from transport import addresses, codes, control, discovery, frames, inviting, pairing, service, tls, wire
-from transport.session import Ack, Bye, Changes, Digest, DocumentDigests, Hello
+from transport import addresses, codes, control, discovery, frames, guesses, inviting, pairing, service, tls, wire
+from transport.session import Ack, Baseline, Bye, Changes, Digest, DocumentDigests, Hello, Restart
 
 MOST_READ = 300_000  # bytes of a file: several parsers read it, at 4 µs a block of four bytes
 LONGEST = 1_300_000  # bytes of one input: the largest change
@@ -85,7 +85,9 @@ AUTHOR, OTHER = b"a" * 16, b"b" * 16
 def _frames() -> list[bytes]:
     batch = tuple(changes.Signed(body, b"s" * 64) for body in worlds.bodies())
     messages = [
-        Hello((1, 2), AUTHOR, {AUTHOR: 7, OTHER: 1}), Changes(batch), Changes((changes.Signed(batch[0].body, None),)),
+        Hello((1, 2), AUTHOR, {AUTHOR: 7, OTHER: 1}, b"h" * 16, OTHER), Hello((1,), AUTHOR, {}, b"", AUTHOR),
+        Baseline("join", b"", 0, 2, b"x" * 40), Baseline("fork", AUTHOR, 1, 2, b""), Restart(),
+        Changes(batch), Changes((changes.Signed(batch[0].body, None),)),
         Ack({AUTHOR: 2**40}), Digest({AUTHOR: 1}, b"d" * 32), Bye("the end"),
         DocumentDigests({AUTHOR: 1}, (("notes/a.md", "text", b"d" * 32), ("b.md", "union", b"e" * 32))),
     ]  # fmt: skip
@@ -229,6 +231,13 @@ def baseline(data: bytes) -> None:
             baselines.unpack(packed)
 
 
+@target(lambda: [worlds.opened_bundle(), worlds.world().bundle], slow=True)
+def bundle_(data: bytes) -> None:
+    """What a peer hands to a clone that holds nothing: as it travels, deflated, and with its baselines laid open."""
+    for packed in (data, zlib.compress(data, 1), worlds.closed_bundle(data)):
+        worlds.take_bundle(packed)
+
+
 # --- pairing
 
 
@@ -241,9 +250,25 @@ def _certificates() -> list[bytes]:
     return [tls.make_certificate(key.private) for key in _KEYS]
 
 
+class _Guesses:
+    """The budget of a clone, without a store. Nobody takes back what was spent on a wrong guess."""
+
+    def __init__(self) -> None:
+        self.spent = 0
+
+    def pause(self) -> float:
+        return 0.0
+
+    def spend(self) -> None:
+        self.spent += 1
+
+    def give_back(self) -> None:
+        self.spent -= 1
+
+
 def _inviter() -> pairing.Inviter:
     invitation = pairing.Invitation(CODE, 1e12)
-    return pairing.Inviter(invitation, _certificates()[0], lambda der, name: b"welcome", lambda: 0.0)
+    return pairing.Inviter(invitation, _certificates()[0], lambda der, name: b"welcome", lambda: 0.0, _Guesses())
 
 
 @cache
@@ -272,6 +297,7 @@ def inviter(data: bytes) -> None:
             replies = machine.receive(part)
             assert len(replies) <= 1 and all(len(reply) <= pairing.MAX_MESSAGE for reply in replies)
         assert not admitted or data == _run()[3][2], "only who knows the code is admitted"
+        assert machine._guesses.spent == (0 if admitted else pairing.TRIES - machine._invitation.tries)
 
 
 @target(_pairing_frames, slow=True)
@@ -299,12 +325,14 @@ def code(data: bytes) -> None:
         assert codes.parse(f"{nameplate}-{password}") == (nameplate, password)
 
 
-@target(lambda: [json.dumps(pairing.Invitation(CODE, 1e9).to_dict()).encode()])
-def invitation(data: bytes) -> None:
-    with suppress(PairingError, ValueError, RecursionError):
-        kept = json.loads(data)
-        if isinstance(kept, dict):
-            assert pairing.Invitation.from_dict(kept).to_dict() == kept
+@target(
+    lambda: [b"[[], 1.7e9, 500.0]", b"[[0.0, 12.5, 3000], 1750000000, 60]", json.dumps([[0.0] * 10, 1, 2]).encode()]
+)
+def guesses_(data: bytes) -> None:
+    """The record of wrong codes in a store that the disk changed: read, or taken for a spent budget."""
+    with suppress(ValueError):
+        ages, wall, steady = guesses._read(words(data))
+        assert len(ages) <= guesses.MOST and all(0 <= number < 1e15 for number in (*ages, wall, steady))
 
 
 @target(lambda: list(_certificates()))

@@ -10,7 +10,7 @@ import pytest
 from cli import live
 from cli.common import as_json, cell, harmless
 from cli.main import _fail
-from replica import blocks, changes, config, intake, paths, status, textdiff, yjs
+from replica import blocks, bundle, changes, config, intake, paths, rejoin, status, textdiff, yjs
 from replica.bridge import Bridge
 from replica.changes import Kind, Signed
 from replica.clone import Clone
@@ -25,11 +25,13 @@ from replica.errors import (
     UnsafePath,
 )
 from replica.keys import Identity
+from replica.log import succession
 from replica.places import FOLDER
 from replica.text import Text, client_id
+from tests.fuzz import worlds
 from tests.fuzz.driver import guarded
-from tests.helpers import Network, add, read, save
-from transport import control, inviting, service, wire
+from tests.helpers import Network, add, forged, read, save
+from transport import control, guesses, inviting, service, wire
 from transport.session import MOST_COMPARED, Digest, DocumentDigests, Hello, Session
 from transport.targets import MOST_HEARD, Targets
 
@@ -334,3 +336,215 @@ def test_a_document_whose_log_is_damaged_keeps_its_file_and_the_others_go_on():
         desk.store.execute("UPDATE documents SET digest=NULL")
         desk.store.set_meta("digest", None)
         assert desk.digest() != laptop.digest(), "equal digests would say that nothing is wrong"
+
+
+# --- bundles, which any member may hand to a clone that joins or comes back
+
+
+@pytest.fixture
+def here():
+    """The world of the targets; `guest` holds nothing yet."""
+    yield worlds.world()
+    worlds.close()
+
+
+def handed(change) -> bundle.Bundle:
+    """A real bundle after `change` was called with its fields, in which the baselines lie open."""
+    opened = msgpack.unpackb(worlds.opened_bundle(), strict_map_key=False)
+    fields = dict(zip(bundle.Bundle._fields, opened[1:], strict=True))
+    change(fields)
+    return bundle.read(worlds.closed_bundle(msgpack.packb([bundle.FORMAT, *fields.values()])))
+
+
+def taken(here, change) -> Clone:
+    guest = here.network["guest"]
+    with worlds.checked_here():
+        guest.take_bundle(handed(change))
+    return guest
+
+
+def adds(fields: dict) -> list:
+    """The entries of a-buffer.md."""
+    return next(document[3][3] for document in fields["documents"] if document[0] == "a-buffer.md")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields["documents"].append(fields["documents"][0]),
+        lambda fields: fields["documents"].append(["other.md", *fields["documents"][1][1:]]),
+        lambda fields: adds(fields).append(adds(fields)[0]),
+        lambda fields: fields["kept"].append(fields["kept"][-1]),
+    ],
+    ids=["document", "entries", "entry", "change"],
+)
+def test_a_bundle_that_says_one_thing_twice_is_refused(here, change):
+    before = here.fingerprint("guest")
+    with pytest.raises(InvalidChange):
+        taken(here, change)
+    assert here.fingerprint("guest") == before
+    assert taken(here, lambda fields: None).text("a-buffer.md") == here.network["shed"].text("a-buffer.md")
+
+
+def first(fields: dict) -> bytes:
+    return next(iter(fields["floor"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields["members"][1].__setitem__(6, fields["members"][0][0]),  # removed, but never
+        lambda fields: fields["members"][1].__setitem__(5, None),  # let in, but never
+        lambda fields: fields["floor"][first(fields)].__setitem__(0, 2**53),  # no message can say this number
+        lambda fields: fields["floor"][first(fields)].__setitem__(0, 2**63 - 1),
+        lambda fields: fields.update(name="x" * 100_000),
+    ],
+    ids=["no removal", "no admission", "2**53", "2**63", "name"],
+)
+def test_a_bundle_with_what_no_clone_could_hold_is_refused(here, change):
+    with pytest.raises(InvalidChange):
+        taken(here, change)
+
+
+def living(fields: dict) -> list:
+    return next(add for add in adds(fields) if not add[13])
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (0, b"n" * 16),
+        (11, msgpack.packb({"a": 1, b"b": 2})),
+        (11, msgpack.packb({"tags": [[]]})),
+        (2, 2**53),
+    ],
+    ids=["name", "fields", "tags", "number"],
+)
+def test_an_entry_of_a_bundle_is_what_its_name_says(here, at, value):
+    with pytest.raises(InvalidChange):
+        taken(here, lambda fields: living(fields).__setitem__(at, value))
+
+
+@pytest.mark.parametrize(("policy", "at", "value"), [("text", 3, "adds"), ("log", 4, "words"), ("log", 5, b"state")])
+def test_a_baseline_of_a_bundle_holds_what_its_policy_has(here, policy, at, value):
+    def change(fields):
+        document = next(document for document in fields["documents"] if document[1] == policy)
+        document[3][at] = adds(fields) if value == "adds" else value
+        fields["documents"] = [document]
+
+    with pytest.raises(InvalidChange, match="does not have"):
+        taken(here, change)
+
+
+def test_names_in_a_bundle_are_cleaned_where_they_are_stored(here):
+    def change(fields):
+        fields["name"] = "te\x1b[2Jam"
+        fields["members"][1][3] = "lap\x1b[2J\ntop"
+
+    guest = taken(here, change)
+    assert guest.workspace_name == "te [2Jam" and "lap [2J top" in [member["name"] for member in guest.members()]
+
+
+def test_a_bundle_that_is_refused_leaves_no_copy_of_the_store(here):
+    # Each is begun by setting the store aside: a peer that goes on with bad ones filled the disk.
+    desk = here.desk
+    bad = handed(lambda fields: fields["kept"].append(fields["kept"][-1]))
+    for _ in range(2):
+        with worlds.checked_here(), pytest.raises(InvalidChange):
+            rejoin.begin(desk, bad, "away", {})
+    assert list((desk.root / FOLDER / rejoin.ASIDE).iterdir()) == []
+    with worlds.checked_here():
+        rejoin.begin(desk, handed(lambda fields: None), "away", {})
+        with pytest.raises(InvalidChange):  # the copy that counts stays
+            rejoin.begin(desk, bad, "away", {})
+    assert len(list((desk.root / FOLDER / rejoin.ASIDE).iterdir())) == 1
+
+
+def test_a_removal_that_a_bundle_names_ahead_of_its_change_ends_nobody_yet(here):
+    # Its time was unknown, and stayed so: whoever asked when the successor was removed got another exception.
+    laptop, desk = here.members[0], here.desk
+    away = (laptop.identity.id, desk.identity.id, 2**50, False)
+    guest = taken(here, lambda fields: fields["removals"].append(away))
+    guest.ingest([succeeded(guest, laptop.identity, Identity.new())])
+    assert all((m["removed_by"] is None) == (m["removed_at"] is None) for m in guest.members())
+
+
+# --- members
+
+
+def succeeded(of: Clone, old: Identity, new: Identity, why: str = "copy") -> Signed:
+    """The first change of `new`, which goes on for `old`."""
+    proof = old.sign(succession(of.workspace, new.public))
+    payload = changes.member_payload(new.public, b"certificate", "new", old=old.id, proof=proof, why=why)
+    return forged(new, of, Kind.SUCCEED, None, payload)
+
+
+def test_nobody_succeeds_himself():
+    # Taken in, it was followed from one to the next without end, on every clone that it reached.
+    with Network("desk", "laptop") as network:
+        desk, one = network["desk"], Identity.new()
+        desk.admit(one.public, b"certificate", "one")
+        with pytest.raises(InvalidChange, match="names itself"):
+            quick(lambda: desk.ingest([succeeded(desk, one, one)]))
+
+
+@pytest.mark.parametrize("removed_first", [False, True])
+def test_two_that_succeed_each_other_come_to_an_end(removed_first):
+    with Network("desk", "laptop") as network:
+        desk, laptop = network["desk"], network["laptop"]
+        one, other = Identity.new(), Identity.new()
+        for identity, name in ((one, "one"), (other, "other")):
+            desk.admit(identity.public, b"certificate", name)
+        network.sync_all()
+        circle = [succeeded(desk, other, one), succeeded(desk, one, other)]
+        if removed_first:  # unknown to both
+            laptop.remove(one.id.hex())
+        for clone in (desk, laptop):
+            quick(lambda clone=clone: clone.ingest(circle))
+        if not removed_first:
+            quick(lambda: laptop.remove(one.id.hex()))
+        network.sync_all()
+        for clone in (desk, laptop):
+            gone = {member["id"] for member in clone.members() if member["removed_by"]}
+            assert gone == ({one.id, other.id} if removed_first else {one.id})
+
+
+def test_a_second_name_of_a_member_is_cleaned_too():
+    # Longer than a name may be, it also made every bundle of that clone one that nobody took.
+    with Network("desk", "laptop") as network:
+        desk, laptop, one = network["desk"], network["laptop"], Identity.new()
+        payload = changes.member_payload(one.public, b"certificate", "one\x1b[2J" + "x" * 200)
+        early = forged(laptop.identity, laptop, Kind.ADMIT, None, payload, time=1)
+        desk.admit(one.public, b"certificate", "one")
+        desk.ingest([early])
+        assert desk.log.author(one.id).name == changes.clean_name(payload["name"])
+
+
+# --- what a disk gave back wrong
+
+
+@pytest.mark.parametrize("kept", ["[[], 1" + "0" * 400 + ", 1]", "[" * 100_000], ids=["number", "nested"])
+def test_a_record_of_guesses_that_cannot_be_read_counts_as_spent(kept):
+    with Network("desk") as network:
+        desk = network["desk"]
+        with desk.transaction():
+            desk.store.set_meta(guesses.KEY, kept)
+        assert 0 < guesses.Guesses(desk.store).pause() <= guesses.PERIOD
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("base", b"x"), ("base", bytes(60)), ("form", "?"), ("form", 128), ("form", 0)]
+)
+def test_a_damaged_memory_of_a_file_ends_that_file_alone(column, value):
+    with Network("desk") as network:
+        desk = network["desk"]
+        for name in ("one.md", "other.md"):
+            save(desk, name, "# Title\n\n" + "- words\n" * 40)
+        network.run("desk")
+        with desk.transaction():
+            desk.store.execute(f"UPDATE files SET {column}=? WHERE path='one.md'", (value,))
+        for name in ("one.md", "other.md"):
+            save(desk, name, "# Title\n\n" + "- words\n" * 41)
+        report = network.run("desk")
+        assert report.taken == ["other.md"] and "damaged" in report.skipped["one.md"]
+        assert read(desk, "one.md").count("words") == 41

@@ -66,7 +66,7 @@ def test_a_signed_change_of_any_fields_is_taken_or_leaves_the_store_as_it_was(wh
     worlds.ingest(who, [kind, document, payload, deps])
 
 
-KINDS = ["hello", "changes", "ack", "digest", "documents", "bye", "else"]
+KINDS = ["hello", "changes", "ack", "digest", "documents", "baseline", "restart", "bye", "else"]
 vectors = st.dictionaries(ids, numbers, max_size=3) | anything
 fields = st.lists(
     vectors | anything | st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=64)), max_size=3), max_size=4
@@ -84,7 +84,7 @@ def test_a_message_of_any_fields_is_a_message_or_a_protocol_error(kind, fields):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 3), st.lists(st.tuples(st.sampled_from(KINDS), fields), min_size=1, max_size=4))
+@given(st.integers(0, 5), st.lists(st.tuples(st.sampled_from(KINDS), fields), min_size=1, max_size=4))
 def test_a_session_takes_any_messages_in_any_state(state, talk):
     worlds.session(bytes([state]), [frames.encode(kind, *fields) for kind, fields in talk])
 

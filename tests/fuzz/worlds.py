@@ -3,25 +3,44 @@
 import atexit
 import os
 import shutil
-from contextlib import suppress
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import msgpack
 
-from replica import baselines, changes
+from replica import baselines, bundle, changes, compact, rejoin
 from replica.bridge import Bridge
 from replica.changes import Kind, Signed
 from replica.clone import Clone
-from replica.errors import PeerError, ReplicaError
+from replica.errors import CorruptUpdate, InvalidChange, PeerError, ReplicaError
+from replica.keys import Identity
+from replica.places import FOLDER
 from replica.text import Text, client_id
-from tests.helpers import START, Network, add, entry, save
+from tests.helpers import START, Network, add, certificate, entry, save
 from transport import wire
-from transport.session import Ack, Bye, Changes, Digest, DocumentDigests, Hello, Session, State
+from transport.session import (
+    HEAD,
+    PIECE,
+    REASONS,
+    Ack,
+    Baseline,
+    Bye,
+    Changes,
+    Digest,
+    DocumentDigests,
+    Hello,
+    Restart,
+    Session,
+    State,
+)
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-TABLES = ("authors", "removals", "successions", "changes", "deps", "documents", "alive", "adds", "texts", "overlaps",
-          "files", "held", "skipped", "peers")  # fmt: skip
+TABLES = ("authors", "admissions", "removals", "successions", "changes", "deps", "baselines", "documents", "alive",
+          "adds", "texts", "overlaps", "files", "held", "skipped", "peers")  # fmt: skip
 
 
 def at_exit(folder: Path) -> None:
@@ -30,56 +49,96 @@ def at_exit(folder: Path) -> None:
 
 
 class World:
-    """`desk`, the clone under test, in a folder that is copied from a template; `laptop` and `attic` only wrote."""
+    """Clones under test, in folders that are copied from templates, and others that only wrote.
+
+    `desk` has met `laptop`, which has heard of `attic` since; `shed` has folded what all of them hold; `guest` was let
+    in and holds nothing.
+    """
 
     def __init__(self) -> None:
-        self.network = Network("desk", "laptop", "attic", seed=7)
+        self.network = Network("desk", "laptop", "attic", "shed", seed=7)
         self.network.__enter__()
         atexit.register(close)
         self._write()
         self.members = [self.network["laptop"], self.network["attic"]]
-        self._template = self.network.folder / "template"
-        self.network["desk"].store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self.network["desk"].close()
-        shutil.copytree(self.network["desk"].root, self._template)
+        shed = self.network["shed"]
+        self.bundle = bundle.make(shed.store, shed.log)
+        half = (len(self.bundle) + 1) // 2  # as one of more than PIECE bytes travels
+        self.pieces = (self.bundle[:half], self.bundle[half:])
+        assert half <= PIECE
+        self.texts = {content.state: content.text for content in _contents(self.bundle) if content.state is not None}
+        self._templates = self.network.folder / "templates"
+        for name in ("desk", "guest"):
+            self.network[name].store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.network[name].close()
+            shutil.copytree(self.network[name].root, self._templates / name)
+        self.fresh("guest")
         self.fresh()
 
     def _write(self) -> None:
         network = self.network
         desk, laptop, attic = (network[name] for name in ("desk", "laptop", "attic"))
+        identity = Identity.new()
+        desk.admit(identity.public, certificate(b"", "guest"), "guest")
         save(desk, "a-buffer.md", "# Buffer\n\n- one\n- two\n- three\n")
         save(desk, "notes/text.md", "# Notes\n\nSome words 😀 here.\nMore of them.\n")
         save(desk, "SESSION_LOG.md", "2026-03-01 began\n2026-03-02 went on\n")
         save(desk, "activeContext.md", "Release on Friday.\n")
+        save(desk, "notes/folded.md", "# Plans\n\nOld words 😀.\n")
         network.share()
+        save(laptop, "notes/folded.md", "# Plans\n\nOther words 😀.\n")
+        save(laptop, "a-buffer.md", "# Buffer\n\n- one\n- 2\n- three\n- four\n")
+        network.share()
+        save(desk, "a-buffer.md", "# Buffer\n\n- one\n- two\n- three\n")
         for clone, word in ((desk, "desk"), (laptop, "laptop")):
             save(clone, "activeContext.md", f"Release when {word} is ready.\n")
             save(clone, "notes/text.md", f"# Notes\n\nSome {word} words 😀 here.\nMore of them.\n")
             save(clone, "a-buffer.md", f"# Buffer\n\n- one of {word}\n- two\n- three\n")
             network.run(clone.name)
         network.share()
+        self._fold()
+        network.clones["guest"] = Clone.adopt(
+            network.folder / "guest", identity, desk.workspace, "guest", now_ms=network.clock
+        )
         add(attic, "a-buffer.md", "- from the attic")
         network.sync("attic", "laptop")
 
-    def fresh(self) -> Clone:
-        """`desk` as it was in the beginning."""
-        desk = self.network["desk"]
-        desk.close()
-        shutil.rmtree(desk.root, ignore_errors=True)
-        shutil.copytree(self._template, desk.root)
-        self.network.clones["desk"] = Clone.open(desk.root, now_ms=self.network.clock)
-        self.before = self.fingerprint()
-        return self.desk
+    def _fold(self) -> None:
+        """`shed` folds what everybody has acknowledged; the guest has nothing to acknowledge yet, but is new."""
+        shed = self.network["shed"]
+        self.network.now += 1_000
+        with shed.transaction():
+            for member in shed.members():
+                shed.store.execute(
+                    "INSERT OR REPLACE INTO peers(id, seen, vector) VALUES(?,?,?)",
+                    (member["id"], self.network.now, msgpack.packb(shed.log.vector())),
+                )
+        shed.set_config("[history]\ndays = 0\n")
+        assert compact.compact(shed).folded
+
+    def fresh(self, name: str = "desk") -> Clone:
+        """A clone under test as it was in the beginning."""
+        clone = self.network[name]
+        clone.close()
+        shutil.rmtree(clone.root, ignore_errors=True)
+        shutil.copytree(self._templates / name, clone.root)
+        self.network.clones[name] = clone = Clone.open(clone.root, now_ms=self.network.clock)
+        if name == "desk":
+            self.before = self.fingerprint()
+        return clone
 
     @property
     def desk(self) -> Clone:
         return self.network["desk"]
 
-    def fingerprint(self) -> tuple:
-        """Equal when nothing was changed: every table's size, the log's end, the content."""
-        store = self.desk.store
+    def fingerprint(self, name: str = "desk") -> tuple:
+        """Equal when nothing was changed: every table's size, the log's end, the content, the folder of the clone."""
+        clone = self.network[name]
+        store = clone.store
         counts = store.row("SELECT " + ", ".join(f"(SELECT count(*) FROM {table})" for table in TABLES))
-        return counts, store.value("SELECT total(seq) FROM authors"), self.desk.digest(), store.meta("time")
+        ends = store.value("SELECT total(seq) FROM authors"), store.meta("time"), store.meta("rejoin")
+        aside = clone.root / FOLDER / rejoin.ASIDE
+        return counts, ends, clone.digest(), sorted(os.listdir(aside)) if aside.is_dir() else []
 
 
 @cache
@@ -113,7 +172,8 @@ def folded() -> list[bytes]:
 
 # --- sessions
 
-STATES = ("opening", "syncing", "said", "closed")
+# The last two are of a clone that holds nothing yet.
+STATES = ("opening", "syncing", "said", "closed", "new", "new syncing")
 
 
 def sessions() -> list[tuple[int, list[bytes]]]:
@@ -121,7 +181,13 @@ def sessions() -> list[tuple[int, list[bytes]]]:
     here, laptop = world(), world().members[0]
     desk = here.desk
     lacking = laptop.log.batch(desk.vector(), 0)[0]
-    hello = Hello((1,), desk.workspace, laptop.vector())
+    hello = Hello((1,), desk.workspace, laptop.vector(), _heads(laptop), laptop.identity.id)
+    parted = Hello((1,), desk.workspace, desk.vector(), bytes(len(_heads(desk))), laptop.identity.id)
+    restored = [
+        Baseline(why, laptop.identity.id, at, len(here.pieces), piece)
+        for why in REASONS for at, piece in enumerate(here.pieces)
+    ]  # fmt: skip
+    behind = Changes(tuple(laptop.log.batch(here.network["shed"].log.floor(), 0)[0]))
     documents = tuple(desk.documents.document_digests())
     wrong = tuple((path, policy, bytes(32)) for path, policy, _ in documents)
     talks = [
@@ -129,6 +195,10 @@ def sessions() -> list[tuple[int, list[bytes]]]:
         (1, [Changes(tuple(lacking)), Ack(laptop.vector())]), (1, [Digest(desk.vector(), bytes(32))]),
         (2, [DocumentDigests(desk.vector(), documents)]), (2, [DocumentDigests(desk.vector(), wrong)]),
         (1, [Bye("done")]), (3, [Bye("done"), hello]), (0, [Hello((2,), desk.workspace, {})]),
+        (0, [parted, restored[2], restored[3], behind]), (1, [*restored[2:4], Ack(desk.vector()), behind]),
+        (1, [Restart(), Ack({}), *restored[4:6]]), (2, [*restored[6:8], Restart()]), (1, [*restored[8:], behind]),
+        (1, restored[:2]), (1, [restored[3]]), (4, [hello, *restored[:2], behind]), (4, [hello, *restored[4:6]]),
+        (5, [*restored[:2], behind, Digest(laptop.vector(), laptop.digest())]), (5, [restored[0], behind]),
     ]  # fmt: skip
     return [(state, [wire.encode(message) for message in talk]) for state, talk in talks]
 
@@ -136,30 +206,111 @@ def sessions() -> list[tuple[int, list[bytes]]]:
 def session(start: bytes, frames: list[bytes]) -> None:
     """Frames given to a session in a state: replies, or a fault of the peer after which the store is as it was."""
     here = world()
-    desk, laptop = here.desk, here.members[0]
-    told: list = []
-    talk = Session(desk, laptop.identity.id, told.append)
-    talk.open()
     state = STATES[start[0] % len(STATES)] if start else "opening"
-    if state in ("syncing", "said"):
-        talk.receive(Hello((1,), desk.workspace, desk.vector() if state == "said" else laptop.vector()))
+    name = "guest" if state.startswith("new") else "desk"
+    clone, laptop = here.network[name], here.members[0]
+    told: list = []
+    talk = Session(clone, laptop.identity.id, told.append)
+    talk.open()
+    if state in ("syncing", "said", "new syncing"):
+        held = clone if state == "said" else laptop
+        talk.receive(Hello((1,), clone.workspace, held.vector(), _heads(held), laptop.identity.id))
     if state == "said":
         talk.settle()
     if state == "closed":
         talk.state = State.CLOSED
-    before, sent = here.fingerprint(), 0
-    for frame in frames[:20]:
-        try:
-            replies = talk.receive(wire.decode(frame))
-        except PeerError as error:
-            assert here.fingerprint() == before, "a refused message changed the store"
-            replies = talk.fail(error)
-            assert talk.state is State.CLOSED
-        sent += sum(len(wire.encode(reply)) for reply in replies)
-        before = here.fingerprint()
+    first = before = here.fingerprint(name)
+    sent = 0
+    with checked_here():
+        for frame in frames[:20]:
+            try:
+                replies = talk.receive(wire.decode(frame))
+            except PeerError as error:
+                assert here.fingerprint(name) == before, "a refused message changed the store"
+                replies = talk.fail(error)
+                assert talk.state is State.CLOSED
+            sent += sum(len(wire.encode(reply)) for reply in replies)
+            before = here.fingerprint(name)
     assert sent < 200_000 * len(frames)
-    if before != here.before:
-        here.fresh()
+    if before != first:
+        here.fresh(name)
+
+
+def _heads(clone: Clone) -> bytes:
+    return b"".join(clone.log.author(id).head[:HEAD] for id in sorted(clone.vector()))
+
+
+# --- bundles
+
+
+def _contents(packed: bytes) -> list[baselines.Baseline]:
+    return [baselines.unpack(content) for *_, content in bundle.read(packed).documents]
+
+
+@contextmanager
+def checked_here() -> Iterator[None]:
+    """A process for each check of texts takes a second: those that are known to be good are passed over."""
+    known, check = world().texts, bundle.check_texts
+
+    def look(contents: list[baselines.Baseline]) -> None:
+        check([content for content in contents if known.get(content.state) != content.text])
+
+    with mock.patch.object(bundle, "check_texts", look):
+        yield
+
+
+def opened_bundle() -> bytes:
+    """A real bundle without what is deflated in it: what changes one node of it reaches every baseline."""
+    fields = msgpack.unpackb(baselines.inflate(world().bundle, bundle.MAX_SIZE), strict_map_key=False)
+    for document in fields[-1]:
+        document[3] = msgpack.unpackb(baselines.inflate(document[3], baselines.MAX_SIZE), strict_map_key=False)
+    return msgpack.packb(fields)
+
+
+def closed_bundle(data: bytes) -> bytes:
+    """The other way round. Of what is none, whatever comes of it."""
+    with suppress(Exception):
+        fields = msgpack.unpackb(data, strict_map_key=False)
+        for document in fields[-1]:
+            with suppress(Exception):
+                document[3] = zlib.compress(msgpack.packb(document[3]), 1)
+        data = msgpack.packb(fields)
+    return zlib.compress(data, 1)
+
+
+def take_bundle(packed: bytes) -> None:
+    """A bundle for a clone that holds nothing: refused and forgotten, or good for everything that comes after."""
+    here = world()
+    try:
+        taken = bundle.read(packed)
+    except InvalidChange:
+        return
+    before = here.fingerprint("guest")
+    guest = here.network["guest"]
+    try:
+        with checked_here():
+            guest.take_bundle(taken)
+    except InvalidChange as error:
+        assert len(str(error)) < 1_000
+        assert here.fingerprint("guest") == before, "a refused bundle changed the store"
+        return
+    try:
+        look_at_all(guest)
+        guest.trusted()
+        with suppress(CorruptUpdate):  # of a text that is as it was said to be, and still does not go on
+            digest = guest.digest()
+            with guest.transaction():
+                for (doc,) in guest.store.rows("SELECT n FROM documents"):
+                    guest.materialiser.rebuild(doc)
+            assert guest.digest() == digest, "the baselines do not give what the tables hold"
+        for said in Session(guest, here.members[0].identity.id).open():
+            assert wire.decode(wire.encode(said)) == said
+        bundle.read(bundle.make(guest.store, guest.log))
+        with suppress(PeerError):
+            guest.ingest(here.members[0].log.batch(guest.vector(), 0)[0])
+        look_at_all(guest)
+    finally:
+        here.fresh("guest")
 
 
 # --- changes signed by a member
@@ -245,6 +396,7 @@ DAMAGED = (
     ("adds", "author"), ("changes", "body"), ("changes", "hash"), ("changes", "signature"), ("overlaps", "one_seq"),
     ("overlaps", "one"), ("files", "base"), ("files", "ids"), ("files", "canonical"), ("documents", "digest"),
     ("documents", "changed_by"), ("alive", "author"), ("peers", "vector"), ("authors", "cert"), ("deps", "dep_seq"),
+    ("files", "form"),
 )  # fmt: skip
 
 
