@@ -382,7 +382,7 @@ def test_a_store_of_a_later_schema_is_refused_and_stays_as_it_is(tmp_path):
 
 
 def test_the_vectors_that_the_page_shows_are_those_of_the_files():
-    shown = re.findall(r"^([a-z]+\.json)((?: [\w-]+)+) = (\S.*)$", DOC, re.M)
+    shown = re.findall(r"^ {4}([a-z]+\.json)((?: [\w-]+)+) = (\S.*)$", DOC, re.M)
     assert len(shown) >= 10
     for file, way, value in shown:
         found = golden(file)
