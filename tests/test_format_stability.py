@@ -93,7 +93,7 @@ CHANGED = [
     ("replica.keys", "ID_SIZE", 15, "identities.json"),
     ("replica.text", "derived_client", lambda *parts: 7, "names.json"),
     ("replica.store", "SCHEMA", store.SCHEMA.replace("note TEXT", "said TEXT"), f"schema-{SCHEMA_VERSION}.sql"),
-    ("replica.store", "APPLICATION_ID", 1, f"store-{SCHEMA_VERSION}.sql"),
+    ("replica.store", "APPLICATION_ID", 1, f"schema-{SCHEMA_VERSION}.sql"),
     ("transport.pairing", "VERSION", 2, "pairing.json"),
     ("transport.tls", "FOREVER", (tls.FOREVER[0], tls.FOREVER[0]), "identities.json"),
     ("transport.codes", "words", lambda: ("violet", "onion", "harbor"), "names.json"),

@@ -49,6 +49,7 @@ from transport.session import (
 FOLDER = Path(__file__).parent
 START = 1_750_000_000_000  # milliseconds since 1970
 LATER = START + 10 * 365 * 86_400_000  # when all of the history may be folded
+HALFWAY = START + 30 * 86_400_000 + 12_500  # when about half of it is older than the history that is kept
 CODE = "37-harbor-violet-onion"
 DOCUMENTS = (
     ("a-buffer.md", "union"), ("old.md", "union"), ("activeContext.md", "latest"), ("SESSION_LOG.md", "log"),
@@ -383,6 +384,15 @@ def pair_up() -> dict:
 # --- what is folded, and the store
 
 
+def fold(clone: Clone, now_ms: int) -> None:
+    """Fold what is old then; everybody has said that they have all of it."""
+    vector = msgpack.packb(clone.vector())
+    with clone.transaction():
+        for name in NAMES[1:]:
+            clone.store.execute("INSERT INTO peers(id, seen, vector) VALUES(?,?,?)", (identity(name).id, START, vector))
+    assert compact.compact(clone, now_ms).documents
+
+
 def zlib_of(data: bytes) -> bytes:
     """Deflated anew: what the bytes of the files were before."""
     return zlib.compress(data, 1)
@@ -392,13 +402,7 @@ def folded() -> dict:
     """A bundle and its baselines, inflated: what deflates them may differ."""
     made = History()
     with holding(made, "desk", private="- mine alone") as clone:
-        vector = msgpack.packb(clone.vector())
-        with clone.transaction():
-            for name in NAMES[1:]:
-                clone.store.execute(
-                    "INSERT INTO peers(id, seen, vector) VALUES(?,?,?)", (identity(name).id, START, vector)
-                )
-        assert compact.compact(clone, LATER).documents
+        fold(clone, LATER)
         packed = bundle.make(clone.store, clone.log)
         read = bundle.read(packed)
         return {
@@ -419,7 +423,7 @@ def schema() -> str:
     empty = store.Store.scratch()
     try:
         rows = empty.rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name")
-        return "".join(f"{sql};\n" for (sql,) in rows)
+        return pragmas(empty) + "".join(f"{sql};\n" for (sql,) in rows)
     finally:
         empty.close()
 
@@ -428,15 +432,20 @@ def dump(clone: Clone) -> str:
     """A store as SQL. Its place is that of the clone that is made of it."""
     with clone.transaction():
         clone.store.set_meta("place", "")
-    db = clone.store._db
-    numbers = {pragma: db.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in ("application_id", "user_version")}
-    pragmas = "".join(f"PRAGMA {pragma}={number};\n" for pragma, number in numbers.items())
-    return pragmas + "\n".join(db.iterdump()) + "\n"
+    return pragmas(clone.store) + "\n".join(clone.store._db.iterdump()) + "\n"
+
+
+def pragmas(of: store.Store) -> str:
+    """What tells a store of ours, and its version."""
+    numbers = {name: of.value(f"PRAGMA {name}") for name in ("application_id", "user_version")}
+    return "".join(f"PRAGMA {name}={number};\n" for name, number in numbers.items())
 
 
 def stored() -> str:
+    """A store with a part of its log folded, and the rest behind it."""
     with holding(History(), "desk", private="- mine alone") as clone:
         clone.digest()
+        fold(clone, HALFWAY)
         return dump(clone)
 
 

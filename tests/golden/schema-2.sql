@@ -1,3 +1,5 @@
+PRAGMA application_id=1380994115;
+PRAGMA user_version=2;
 CREATE INDEX adds_of_document ON adds(doc, id);
 CREATE INDEX changes_of_document ON changes(doc, n) WHERE doc IS NOT NULL;
 CREATE INDEX documents_changed ON documents(changed);
@@ -7,7 +9,7 @@ CREATE TABLE adds(
     idx INTEGER NOT NULL, time INTEGER NOT NULL, change INTEGER NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
     occurrence INTEGER NOT NULL, lead TEXT NOT NULL,
     place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, rank BLOB,
-    UNIQUE(author, seq, idx));
+    folded INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
 CREATE TABLE admissions(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(member, author, seq)) WITHOUT ROWID;
 CREATE TABLE alive(doc INTEGER, author INTEGER, seq INTEGER, PRIMARY KEY(doc, author)) WITHOUT ROWID;
 CREATE TABLE authors(
@@ -26,8 +28,9 @@ CREATE TABLE documents(
     digest BLOB, changed_at INTEGER, changed_by INTEGER, changed INTEGER NOT NULL DEFAULT 0,
     UNIQUE(path, policy, private));
 CREATE TABLE files(
-    path TEXT PRIMARY KEY, policy TEXT NOT NULL, base BLOB NOT NULL, canonical TEXT NOT NULL, ids BLOB NOT NULL,
-    change INTEGER NOT NULL, stamp TEXT, missing INTEGER, intent BLOB) WITHOUT ROWID;
+    path TEXT NOT NULL PRIMARY KEY, policy TEXT NOT NULL, base BLOB NOT NULL, canonical TEXT NOT NULL,
+    ids BLOB NOT NULL, change INTEGER NOT NULL, stamp TEXT, missing INTEGER, intent BLOB,
+    form INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE held(path TEXT PRIMARY KEY, reason TEXT NOT NULL, what TEXT NOT NULL, since INTEGER NOT NULL)
     WITHOUT ROWID;
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
