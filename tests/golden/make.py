@@ -251,7 +251,7 @@ class holding:
         self.folder = tempfile.TemporaryDirectory(prefix="replica-golden-")
         root, key, private = Path(self.folder.name), identity(self.name), identity("private")
         with mock.patch.object(Identity, "new", lambda: private):
-            self.clone = Clone._make(root, key, self.made.workspace, self.name, lambda: START)
+            self.clone = Clone.adopt(root, key, self.made.workspace, self.name, now_ms=lambda: START)
         if self.made.written:
             self.clone.ingest(self.made.signed)
         if self.private:
