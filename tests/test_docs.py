@@ -97,6 +97,30 @@ def test_continuous_integration_runs_the_readme_test_command():
     assert "$ make test" in README
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_exist(page):
+    for file, name in named_tests(page.read_text("utf-8")):
+        assert (ROOT / "tests" / file).is_file(), f"{page.name} names {file}"
+        source = (ROOT / "tests" / file).read_text("utf-8")
+        assert re.search(rf"^(?:async )?def {name}\(", source, re.M), f"{page.name} names {file}::{name}"
+
+
+def test_every_threat_says_what_is_promised_with_a_test_or_that_nothing_is():
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    threats = re.split(r"^## ", page, flags=re.M)[1:]
+    assert len(threats) >= 12
+    for threat in threats:
+        title = threat.splitlines()[0]
+        rows = re.findall(r"^\| (?!promised|---)(.*) \| (.*) \|$", threat, re.M) if "| promised |" in threat else []
+        assert all(named_tests(shown) for _, shown in rows), f"a promise without a test under {title!r}"
+        assert rows or "Not promised" in threat or title in ("Cloud memory", "What `.replica` holds"), title
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """Every `file::test` in a page; files are below tests/."""
+    return re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as code hosts make them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
