@@ -32,8 +32,6 @@ from replica.members import REMOVED
 PROTOCOL = 1
 # Batches on their way that the peer has not acknowledged: enough to hide a round trip, bounded memory.
 WINDOW = 4
-# Unequal digests for one vector that are answered with those of all documents; two are enough to look again.
-MOST_COMPARED = 8
 # Document digests in one message; a differing workspace of more is compared in parts.
 DIGESTS_PER_MESSAGE = 5_000
 HEAD = 8  # bytes of a hash: chains that differ by accident or by a restored backup are told apart
@@ -201,8 +199,6 @@ class Session:
         self._why = ""  # we are giving it one
         self._asked = False  # we wait for a bundle
         self._taken: list[bytes] = []  # the pieces that have come so far
-        self._compared_at: Vector | None = None  # where digests differed last, and how often there
-        self._compared = 0
         self._sieve = sieve.Sieve(clone, peer, self._blame)
         self._digests = self._parts = 0  # that the peer has said of our vector as it is
         self._empty = 0  # messages in a row that brought nothing
@@ -428,10 +424,6 @@ class Session:
             self._tell(InStep(message.digest))
             return replies
         self.in_step = False
-        self._compared = self._compared + 1 if self._compared_at == mine else 1
-        self._compared_at = mine
-        if self._compared > MOST_COMPARED:
-            raise ProtocolError("the same digest was sent too often")
         return self._compare(mine)
 
     def _compare(self, mine: Vector) -> list[Message]:
