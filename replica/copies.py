@@ -132,8 +132,9 @@ def finish(folder: Path, store: "Store") -> None:
         if not following.is_file():
             return
         if Identity.load(following).id == store.meta("clone"):
-            for stale in ("identity.pem", "node.json"):
-                (folder / stale).unlink(missing_ok=True)
+            (folder / "identity.pem").unlink(missing_ok=True)
+            if store.meta("introduce"):  # a copied folder: this leads to the node of the original
+                (folder / "node.json").unlink(missing_ok=True)
             former = folder / FORMER
             former.mkdir(mode=0o700, exist_ok=True)
             if (folder / IDENTITY).is_file():

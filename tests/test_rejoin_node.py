@@ -9,6 +9,7 @@ from replica import copies
 from replica.clone import Clone
 from tests.helpers import add
 from tests.test_node import admitted, at, founder, running, until
+from transport.node import certify as tls_certificate
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,22 @@ def test_a_restored_clone_comes_back_over_a_running_node(tmp_path):
                     await until(lambda: b.peers and b.in_step, b)
                 assert [event["event"] for event in events].count("rejoined") == 1
                 assert alice.digest() == bob.digest()
+
+    asyncio.run(story())
+
+
+def test_a_node_whose_clone_comes_back_is_still_found(tmp_path):
+    """Its commands go on speaking to it: what it wrote of itself stays."""
+
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            async with running(alice) as a, running(bob, [at(a)], serve=True) as b:
+                await until(lambda: b.peers and b.in_step, b)
+                was = bob.identity.id
+                copies.part(bob, tls_certificate)
+                b._renewed()
+                assert bob.identity.id != was and (bob.root / ".replica" / "node.json").is_file()
+                await until(lambda: bob.identity.id in a.peers, a)
 
     asyncio.run(story())
 

@@ -63,10 +63,7 @@ def test_failure_01_a_bit_that_flips_on_the_disk_does_not_spread():
         damaged = body.replace(b"some words", b"some wards")
         assert damaged != body
         alice.store.execute("UPDATE changes SET body=? WHERE body=?", (damaged, body))
-        assert any(
-            isinstance(event, Ended) and "not as its author has signed it" in event.reason
-            for event in talk(alice, carol)
-        )
+        assert any(isinstance(event, Ended) and "signed" in event.reason for event in talk(alice, carol))
         assert carol.documents.all() == []
         network.sync("bob", "carol")
         assert carol.text("notes.md") == "some words\n"
