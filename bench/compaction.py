@@ -12,9 +12,10 @@ from replica import compact
 from replica.bridge import Bridge
 from replica.changes import Add, Dot, Remove
 from replica.clone import Clone
+from replica.store import PLACE
 
 CHANGES = int(os.environ.get("BENCH_CHANGES", "100000"))
-DOCUMENTS, LIVE, NOTES = 500, 40, 50  # union documents and entries in each; texts
+DOCUMENTS, LIVE, NOTES = 200, 40, 200  # buffers, and entries in each; texts of 60 lines
 WINDOW = 2_000  # of the changes, the last ones, are younger than the history window
 TEXT_SHARE = 0.1  # of the changes edit a text
 DAY = 86_400_000
@@ -76,7 +77,7 @@ def _work(clone: Clone, chance: random.Random, live: dict, count: int) -> None:
         document = clone.documents.find(path, "union")
         entries += [(entry.dots[0], entry.place) for entry in clone.documents.entries(document)]
     after = entries[-1][1] if entries else None
-    text = f"- {sentence(chance)} {clone.log.last_row()}"
+    text = f"- {sentence(chance)} {sentence(chance)} {clone.log.last_row()}"
     if len(entries) >= LIVE:
         dot, _ = entries.pop(chance.randrange(len(entries)))
         op = Remove((dot,)) if chance.random() < 0.5 else Add("entry", text, 1, "", after, (dot,), {})
@@ -85,7 +86,7 @@ def _work(clone: Clone, chance: random.Random, live: dict, count: int) -> None:
     (stored,) = clone.edit_entries(path, "union", [(1, op)])
     if isinstance(op, Add):
         place = clone.store.value(
-            "SELECT place FROM adds WHERE author=? AND seq=?", (stored.author.n, stored.change.seq)
+            f"SELECT {PLACE} FROM adds WHERE author=? AND seq=?", (stored.author.n, stored.change.seq)
         )
         entries.append((Dot(stored.change.author, stored.change.seq, 0), place))
 

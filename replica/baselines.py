@@ -18,7 +18,7 @@ from replica.errors import InvalidChange
 from replica.keys import ID_SIZE
 from replica.log import Log, Stored
 from replica.materialise import Materialiser, pack_rank, unpack_rank
-from replica.store import Store
+from replica.store import PLACE, Store
 
 FORMAT = 1
 MAX_SIZE = 64 * 1024 * 1024  # bytes of one baseline, unpacked
@@ -184,11 +184,13 @@ def keep(store: Store, doc: int, time: int, baseline: Baseline) -> None:
 
 def _adds(store: Store, log: Log, doc: int, dead: str, which: str) -> list[AddRow]:
     rows = store.rows(
-        f"SELECT id, author, seq, idx, time, role, text, occurrence, lead, place, after, meta, roots, {dead}, rank"
+        f"SELECT id, author, seq, idx, time, role, text, occurrence, lead, {PLACE}, after, meta, roots, {dead}, rank"
         f" FROM adds WHERE doc=? AND {which} ORDER BY author, seq, idx", (doc,),
     )  # fmt: skip
     return [
-        AddRow(row[0], log.author_n(row[1]).id, *row[2:13], bool(row[13]), unpack_rank(row[14]) if row[14] else None)
+        AddRow(
+            row[0], log.author_n(row[1]).id, *row[2:13], bool(row[13]), unpack_rank(log, row[14]) if row[14] else None
+        )
         for row in rows
     ]
 
@@ -208,7 +210,8 @@ def write(store: Store, log: Log, doc: int, baseline: Baseline, row: int = 0) ->
         " roots, dead, rank, folded) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         [
             (doc, add.id, n(add.author), add.seq, add.idx, add.time, row, add.role, add.text, add.occurrence, add.lead,
-             add.place, add.after, add.meta, add.roots, int(add.dead), add.rank and pack_rank(add.rank),
+             b"" if add.place == add.id else add.place, add.after, add.meta, add.roots, int(add.dead),
+             add.rank and pack_rank(log, add.rank),
              1 + add.dead)
             for add in baseline.adds
         ],

@@ -23,7 +23,7 @@ from replica.changes import Add, Dot, Kind
 from replica.clock import MAX_LEAD, from_ms, to_ms
 from replica.clone import Clone
 from replica.log import Log, Stored, Vector
-from replica.store import Store
+from replica.store import PLACE, Store
 
 DAY = 86_400_000  # milliseconds
 AT_ONCE = 200  # documents that are prepared in one scratch store
@@ -284,7 +284,7 @@ def _folded(clone: Clone, scratch: Store, doc: int, cut: Cut) -> _Folded:
     left = {row.dot: row for row in adds}
     gone = [_key(log, row.dot) for row in whole.adds if row.dot not in left]
     moved = [
-        (row.after, row.rank and baselines.pack_rank(row.rank), *_key(log, row.dot))
+        (row.after, row.rank and baselines.pack_rank(log, row.rank), *_key(log, row.dot))
         for was in whole.adds if (row := left.get(was.dot)) and (row.after, row.rank) != (was.after, was.rank)
     ]  # fmt: skip
     kept = [(1 + row.dead, row.text, row.lead, row.meta, *_key(log, row.dot)) for row in adds]
@@ -312,11 +312,11 @@ def _late(clone: Clone, path: str, policy: str, doc: int, later: list[Stored]) -
         for n, seq in first.items():
             places.update(
                 place for (place,) in clone.store.rows(
-                    "SELECT place FROM adds WHERE doc=? AND author=? AND seq>=?", (doc, n, seq)
+                    f"SELECT {PLACE} FROM adds WHERE doc=? AND author=? AND seq>=?", (doc, n, seq)
                 )
             )  # fmt: skip
     for place, after in clone.store.rows(
-        "SELECT place, after FROM adds JOIN documents d ON d.n=doc WHERE path=? AND policy=? AND doc<>?",
+        f"SELECT {PLACE}, after FROM adds JOIN documents d ON d.n=doc WHERE path=? AND policy=? AND doc<>?",
         (path, policy, doc),
     ):
         places.update({place, after} - {None})

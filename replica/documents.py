@@ -16,7 +16,7 @@ from replica.changes import Dot
 from replica.errors import DamagedRecord, PeerError
 from replica.log import Log
 from replica.materialise import Materialiser, split_roots, unpack_rank
-from replica.store import Store
+from replica.store import PLACE, Store
 
 
 class Entry(NamedTuple):
@@ -209,8 +209,8 @@ class Documents:
 
     def _assembled(self, document: Document) -> tuple[list[Node], dict[bytes, Entry]]:
         rows = self.store.rows(
-            "SELECT id, author, seq, idx, time, role, text, lead, after, meta, roots, dead, place, change, occurrence,"
-            " rank FROM adds WHERE doc IN (?,?)",
+            f"SELECT id, author, seq, idx, time, role, text, lead, after, meta, roots, dead, {PLACE}, change,"
+            " occurrence, rank FROM adds WHERE doc IN (?,?)",
             (document.shared, document.private),
         )
         by_id: dict[bytes, list[tuple]] = {}
@@ -238,7 +238,7 @@ class Documents:
 
     def _rank(self, row: tuple) -> tuple:
         """The same, where a block stands for an older one (see `rank` in replica/materialise.py)."""
-        return self._key(row) if row[15] is None else unpack_rank(row[15])
+        return self._key(row) if row[15] is None else unpack_rank(self.log, row[15])
 
     def _single(self, row: tuple) -> Entry:
         """As `_entry`, for the block that was added once: nearly all are."""

@@ -185,7 +185,8 @@ class Materialiser:
             "INSERT INTO adds(doc, id, author, seq, idx, time, change, role, text, occurrence, lead, place, after,"
             " meta, roots, rank) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (doc, id, stored.author.n, change.seq, index, change.time, stored.n, op.role, op.text, op.occurrence,
-             op.lead, place, op.after, meta, b"".join(sorted(roots)) or None, rank and pack_rank(rank)),
+             op.lead, b"" if place == id else place, op.after, meta, b"".join(sorted(roots)) or None,
+             rank and pack_rank(self.log, rank)),
         )  # fmt: skip
 
     def _had_seen(self, stored: Stored, named: list[tuple[bytes, int]]) -> None:
@@ -221,7 +222,7 @@ class Materialiser:
                 n, id, roots, time, rank = row
                 self.store.execute("UPDATE adds SET dead=1 WHERE n=?", (n,))
                 own = (time, dot.author, dot.seq, dot.index)
-                killed.append(Killed(dot, id, split_roots(roots) or {id}, unpack_rank(rank) if rank else own))
+                killed.append(Killed(dot, id, split_roots(roots) or {id}, unpack_rank(self.log, rank) if rank else own))
             elif author is None or dot.seq > author.floor:
                 raise InvalidChange("a change takes away an entry that is not there")
         return killed
@@ -444,12 +445,15 @@ class Killed(NamedTuple):
 # first writing, and a block whose folded anchor left it alone in that place stands where the anchor stood.
 
 
-def pack_rank(rank: tuple) -> bytes:
-    return msgpack.packb(rank)
+def pack_rank(log: Log, rank: tuple) -> bytes:
+    """As it is stored: the author by its row."""
+    time, author, seq, index = rank
+    return msgpack.packb([time, log.author(author).n, seq, index])
 
 
-def unpack_rank(rank: bytes) -> tuple:
-    return tuple(msgpack.unpackb(rank))
+def unpack_rank(log: Log, packed: bytes) -> tuple:
+    time, author, seq, index = msgpack.unpackb(packed)
+    return time, log.author_n(author).id, seq, index
 
 
 def split_roots(roots: bytes | None) -> set[bytes]:

@@ -28,7 +28,7 @@ from replica.keys import Identity
 from replica.log import Log, Stored, Vector, covers
 from replica.materialise import Materialiser, apply_text
 from replica.places import FOLDER
-from replica.store import Store
+from replica.store import PLACE, Store
 
 if TYPE_CHECKING:
     from replica.bundle import Bundle
@@ -339,9 +339,9 @@ class _Again:
         seen = set()
         while place is not None and place not in seen:
             seen.add(place)
-            if self.clone.store.value("SELECT 1 FROM adds WHERE doc=? AND place=?", (here, place)):
+            if self.clone.store.value(f"SELECT 1 FROM adds WHERE doc=? AND {PLACE}=?", (here, place)):
                 return place
-            place = self.old.store.value("SELECT after FROM adds WHERE doc=? AND place=?", (there, place))
+            place = self.old.store.value(f"SELECT after FROM adds WHERE doc=? AND {PLACE}=?", (there, place))
         return None
 
     def _text(self, path: str) -> None:

@@ -47,6 +47,7 @@ CREATE TABLE deps(author INTEGER, dep INTEGER, seq INTEGER, dep_seq INTEGER, PRI
 -- Its adds are those of `adds` that are `folded`.
 CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);
 
+-- `place`: empty where it is the id, as nearly always; see PLACE. `rank`: see replica/materialise.py.
 -- `folded`: 1 for an add of the document's baseline, 2 for one that was dead there.
 -- Everything below follows from the baselines and the log.
 -- `changed`: the row of the document's last change.
@@ -63,7 +64,7 @@ CREATE TABLE adds(
     occurrence INTEGER NOT NULL, lead TEXT NOT NULL,
     place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, rank BLOB,
     folded INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
-CREATE INDEX adds_of_document ON adds(doc, id);
+CREATE INDEX adds_of_document ON adds(doc);
 -- A cache; `state` is deflated.
 CREATE TABLE texts(doc INTEGER PRIMARY KEY, change INTEGER NOT NULL, text TEXT NOT NULL, state BLOB NOT NULL);
 CREATE TABLE overlaps(
@@ -84,6 +85,8 @@ CREATE TABLE skipped(path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE peers(id BLOB PRIMARY KEY, addresses TEXT, seen INTEGER, vector BLOB, note TEXT) WITHOUT ROWID;
 """
 
+PLACE = "iif(length(place)=0, id, place)"  # of a row of `adds`, in SQL
+
 # From an older schema to the next, statement by statement. `rank` is the time of a log line since it was first written.
 MIGRATIONS = {
     1: """
@@ -92,6 +95,8 @@ ALTER TABLE authors ADD COLUMN floor_head BLOB;
 ALTER TABLE documents ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
 UPDATE documents SET changed=ifnull((SELECT max(c.n) FROM changes c WHERE c.doc=documents.n), 0);
 CREATE INDEX documents_changed ON documents(changed);
+DROP INDEX adds_of_document;
+CREATE INDEX adds_of_document ON adds(doc);
 ALTER TABLE adds ADD COLUMN rank BLOB;
 ALTER TABLE adds ADD COLUMN folded INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE baselines(doc INTEGER PRIMARY KEY, time INTEGER NOT NULL, data BLOB NOT NULL);

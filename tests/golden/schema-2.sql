@@ -1,6 +1,6 @@
 PRAGMA application_id=1380994115;
 PRAGMA user_version=2;
-CREATE INDEX adds_of_document ON adds(doc, id);
+CREATE INDEX adds_of_document ON adds(doc);
 CREATE INDEX changes_of_document ON changes(doc, n) WHERE doc IS NOT NULL;
 CREATE INDEX documents_changed ON documents(changed);
 CREATE INDEX documents_unread ON documents(n) WHERE digest IS NULL;
