@@ -60,6 +60,7 @@ def _many(first: int, count: int, workers: int) -> int:
             for seed, reason, where in results:
                 if reason:
                     failed[where].append((seed, reason))
+                    print(f"failed: make simulate SEED={seed}   {reason}", flush=True)
             done += len(results)
             if done % 500 < CHUNK:
                 bad = sum(map(len, failed.values()))
