@@ -101,6 +101,7 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
             raise
         store.set_meta("rejoin", msgpack.packb([known.why if known else why, aside, target, clone.log.now_ms()]))
         store.set_meta("begun", begun(store) + 1)
+        store.set_meta("begun_row", clone.log.last_row())
     clone.forget_config()
 
 

@@ -325,6 +325,29 @@ def test_a_file_that_was_edited_while_the_clone_came_back(network):
         assert sorted(read(network[name], "a-buffer.md").split("\n")) == ["", "- B", "- a", "- d", "- new", "- void"]
 
 
+def test_a_private_text_that_is_shared_again_keeps_what_others_wrote(network):
+    """What was shared came anew with the others' baseline: how it was when the text went private is not known."""
+    one, two, three = (network[name] for name in ("one", "two", "three"))
+    one.edit_text("n.md", new="a\nb\n")
+    network.sync_all()
+    one.move_text(one.document("n.md"), "a\nb\nprivately\n", 0)
+    network.back_up("one")
+    add(network["one"], "x-buffer.md", "- today")
+    network.sync_all()
+    two.edit_text("n.md", new="a\nb\nof two\n")
+    network.sync_all()
+    acknowledged(network)
+    assert compact.compact(two).folded and compact.compact(three).folded
+    one = network.bring_back("one")
+    add(one, "x-buffer.md", "- after")
+    network.meet_all()
+    assert one.text("n.md") == "a\nb\nprivately\n" and two.text("n.md") == "a\nb\nof two\n"
+    one.move_text(one.document("n.md"), one.text("n.md"), 1)
+    network.meet_all()
+    assert sorted(two.text("n.md").split()) == ["a", "b", "of", "privately", "two"]
+    assert_same(*network.clones.values())
+
+
 # --- several at once
 
 
