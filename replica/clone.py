@@ -452,7 +452,7 @@ class Clone:
             return written
 
     def _text_at_parting(self, document: Document) -> str:
-        """What the shared twin of a text held here when the private one began or began again."""
+        """What the shared twin of a text held here when the private one began or began again; "" if not known."""
         from replica.materialise import apply_text
 
         private, engine = document.private, self.materialiser.folded_text(document.shared)
@@ -460,6 +460,8 @@ class Clone:
             "SELECT min(n) FROM changes WHERE doc=? AND n>"
             "(SELECT ifnull(max(n), 0) FROM changes WHERE doc=? AND kind=?)", (private, private, int(Kind.DELETE)),
         )  # fmt: skip
+        if began is not None and began <= self.store.meta("begun_row", 0):
+            return ""  # what is shared came anew since (replica/rejoin.py), with what others wrote later
         for stored in self.log.changes_of(document.shared, 0, began or 0):
             apply_text(engine, stored)
         return engine.text

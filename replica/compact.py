@@ -23,6 +23,7 @@ from replica.changes import Add, Dot, Kind
 from replica.clock import MAX_LEAD, from_ms, to_ms
 from replica.clone import Clone
 from replica.log import Log, Stored, Vector
+from replica.rejoin import begun, under_way
 from replica.store import PLACE, Store
 
 DAY = 86_400_000  # milliseconds
@@ -74,14 +75,17 @@ def compact(clone: Clone, now_ms: int | None = None) -> Result:
     """Fold what can be folded. A crash at any point leaves the store as it was before, or as it is after."""
     store = clone.store
     before = size(store)
+    if under_way(store):  # what it holds is not whole yet
+        return Result(0, 0, before, before, (), ())
     retired = retire(clone)
     found = plan(clone, now_ms)
     documents = 0
     if found.changes:
-        floors = clone.log.floors()
+        state = begun(store), clone.log.floors()
         prepared = list(_prepared(clone, found.cut))
         with clone.transaction():
-            if clone.log.floors() == floors:  # else another process has folded meanwhile
+            # Else another process has folded meanwhile, or the store was begun again from another member's.
+            if (begun(store), clone.log.floors()) == state:
                 documents = _fold(clone, found.cut, prepared)
         _shrink(store)
     return Result(found.changes if documents else 0, documents, before, size(store), found.waiting, tuple(retired))
@@ -117,9 +121,13 @@ def _held_by_all(clone: Clone, wanted: Cut) -> tuple[Cut, list[Waiting]]:
         if lacks:
             waiting.append(Waiting(member["name"], lacks))
         held.update({author.n: min(held[author.n], has.get(author.n, 0)) for author in shared})
+    by_active = dict(held)
     for member in clone.members():
-        # Until everybody has heard of a removal, somebody may still take changes of who was removed.
-        if member["removed_by"] is not None and not _removal_is_known(log, member["id"], held):
+        # Until everybody has heard of a removal, somebody may still take changes of who was removed. And those may
+        # have been written without having seen what the others hold.
+        if member["removed_by"] is not None and not _removal_is_known(log, member["id"], by_active):
+            has = _known_to_hold(clone, member["id"])
+            held.update({n: min(held[n], has.get(n, 0)) for n in held if not log.author_n(n).private})
             held[log.author(member["id"]).n] = 0
     return held, waiting
 

@@ -34,7 +34,7 @@ def settle(clone: "Clone", certify: "Certify | None") -> "Clone":
     try:
         if here != recorded:
             original = Path(recorded)
-            if _holds(original, clone.identity) and clone.log.author(clone.identity.id) is not None:
+            if _is_copied(clone, original) and clone.log.author(clone.identity.id) is not None:
                 return _branch_off(clone, original, certify) or _opened_again(clone, certify)
             with clone.transaction():
                 clone.store.set_meta("place", here)
@@ -46,10 +46,15 @@ def settle(clone: "Clone", certify: "Certify | None") -> "Clone":
     return clone
 
 
-def _holds(place: Path, identity: Identity) -> bool:
+def _is_copied(clone: "Clone", place: Path) -> bool:
+    """Whether another folder, at `place`, holds the same identity.
+
+    Two names may be of one folder: mounted twice, or spelled otherwise where upper and lower case are one.
+    """
     try:
-        return (place / FOLDER / STORE).is_file() and Identity.load(place / FOLDER / IDENTITY).id == identity.id
-    except ReplicaError:
+        there = (place / FOLDER / STORE).is_file() and not place.samefile(clone.root)
+        return there and Identity.load(place / FOLDER / IDENTITY).id == clone.identity.id
+    except (ReplicaError, OSError):
         return False
 
 

@@ -31,6 +31,7 @@ class Materialiser:
         self.log: Log
         self.texts: OrderedDict[int, tuple] = OrderedDict()  # doc -> (Text, row of the last change in it, dirty)
         self._dirty: set[int] = set()
+        self._begun = 0  # of which beginning of the store `texts` are (replica/rejoin.py)
         self._rebuilt: dict[int, tuple] = {}  # doc -> its last change and its digest when it was last made anew
         # True while a change of our own is stored: the engine that made its update contains it already.
         self.made_here = False
@@ -271,6 +272,10 @@ class Materialiser:
         `client`: the id to edit under; a text held for another id is loaded again.
         """
         limit = before if before is not None else 2**62
+        begun = self.store.meta("begun", 0)
+        if begun != self._begun:  # another process has emptied the store and begun it again
+            self.forget()
+            self._begun = begun
         held = self.texts.get(doc)
         if held is None or held[1] >= limit or (client is not None and held[0].client != client):
             held = self._load(doc, limit, client)

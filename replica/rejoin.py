@@ -15,6 +15,7 @@ A crash in between leaves a clone that goes on with it at the next session. What
 import os
 import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,7 @@ import msgpack
 from replica import bundle as bundles
 from replica import changes, copies
 from replica.changes import Add, Dot, Kind, Remove, Signed
-from replica.errors import CorruptUpdate, InvalidChange, MissingDependency, NotFound, TooLarge
+from replica.errors import CorruptUpdate, InvalidChange, MissingDependency, NotFound, PairingError, TooLarge
 from replica.keys import Identity
 from replica.log import Log, Stored, Vector, covers
 from replica.materialise import Materialiser, apply_text
@@ -34,15 +35,21 @@ if TYPE_CHECKING:
     from replica.bundle import Bundle
     from replica.clone import Certify, Clone
 
+TEXT_KINDS = (Kind.TEXT, Kind.IMPORT, Kind.DELETE)
+PATIENCE = 60_000  # milliseconds that who has begun it is waited for, where another member is in step
 ASIDE = "before"  # the folder of stores that were set aside, in `.replica`
 
 
 class Rejoining(NamedTuple):
-    """`why`: "restored", "fork" or "away"; `aside`: the old store's file; `target`: what must be held to finish."""
+    """`why`: "restored", "fork" or "away"; `aside`: the old store's file; `target`: what must be held to finish.
+
+    `since`: when it was begun last, milliseconds since 1970.
+    """
 
     why: str
     aside: str
     target: Vector
+    since: int = 0
 
 
 def under_way(store: Store) -> Rejoining | None:
@@ -54,6 +61,22 @@ def ready(clone: "Clone") -> bool:
     """Whether everything has come that `finish` needs."""
     state = under_way(clone.store)
     return state is not None and covers(clone.log.vector(), state.target)
+
+
+def begun(store: Store) -> int:
+    """How often this store was emptied and begun again: what was known of its log before then does not hold now."""
+    return store.meta("begun", 0)
+
+
+def met(clone: "Clone") -> None:
+    """A member holds what this clone holds now, and no more: whoever began this need not be waited for.
+
+    It may be gone for good, or have said that it holds what nobody has. While it may still be at it, it is.
+    """
+    with clone.transaction():
+        state = under_way(clone.store)
+        if state is not None and abs(clone.log.now_ms() - state.since) > PATIENCE:
+            clone.store.set_meta("rejoin", msgpack.packb(state._replace(target=clone.log.vector())))
 
 
 # --- begin
@@ -76,7 +99,9 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
             if not known:  # a peer whose bundles are refused must not fill the disk with copies
                 (clone.root / FOLDER / ASIDE / aside).unlink()
             raise
-        store.set_meta("rejoin", msgpack.packb([known.why if known else why, aside, target]))
+        store.set_meta("rejoin", msgpack.packb([known.why if known else why, aside, target, clone.log.now_ms()]))
+        store.set_meta("begun", begun(store) + 1)
+        store.set_meta("begun_row", clone.log.last_row())
     clone.forget_config()
 
 
@@ -132,17 +157,21 @@ def finish(clone: "Clone", certify: "Certify") -> int:
         with clone.transaction():
             clone.store.set_meta("rejoin", None)
             left = _carry(clone, old)
-            again = [stored for stored in old.changes() if stored.author.id == was.id and _is_void(stored, left)]
+            # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
+            me = old.store.meta("clone")
+            own = [stored for stored in old.changes() if stored.author.id == me and _is_void(stored, left)]
             clone.identity = _succeed(clone, state.why, certify)
             _put_back_deps(clone, old)
-            _Again(clone, old, left).write(again)
+            again = _Again(clone, old, left)
+            again.write(own)
+            again.remember_rows()
         copies.finish(clone.root / FOLDER, clone.store)
     except BaseException:
         clone.identity = was if clone.store.meta("clone") == was.id else clone.identity
         raise
     finally:
         old.close()
-    return len(again)
+    return len(own)
 
 
 class _Old:
@@ -281,20 +310,23 @@ class _Again:
         self.now: dict[Dot, tuple[Dot, ...]] = {}  # an add of ours that is void, and the one that stands for it
 
     def write(self, own: list[Stored]) -> None:
+        # Of a text, only what became of it is written: whether it was deleted in the end.
+        last = {stored.change.document: stored.change.kind for stored in own if stored.change.kind in TEXT_KINDS}
         for stored in own:
             kind = stored.change.kind
             if kind is Kind.ENTRIES:
                 self._entries(stored)
-            elif kind in (Kind.TEXT, Kind.IMPORT):
+            elif kind in TEXT_KINDS and stored.change.document[1] == "text":
                 path = stored.change.document[0]
                 if path not in self.texts:
                     self.texts.add(path)
-                    self._text(path)
+                    self._text(path, deleted=last[stored.change.document] is Kind.DELETE)
             elif kind is Kind.DELETE:
                 self._delete(stored)
             elif kind is Kind.ADMIT:
                 payload = stored.change.payload
-                self.clone.admit(payload["key"], payload["cert"], payload["name"])
+                with suppress(PairingError):  # others have removed this key since: that outranks
+                    self.clone.admit(payload["key"], payload["cert"], payload["name"])
             elif kind is Kind.REMOVE and not stored.change.payload.get("away"):
                 self._remove_member(stored.change.payload["member"])
 
@@ -318,9 +350,16 @@ class _Again:
         self.now.update({was: (dot,) for was, dot in zip(made, dots, strict=True)})
 
     def _live(self, path: str, policy: str, killed: Dot) -> tuple[Dot, ...]:
-        """The live adds of the block that `killed` had added."""
+        """What of the add `killed` is live now. What others added since in the same words was not seen, and stays."""
         if killed in self.now:
             return self.now[killed]
+        if killed.seq <= self.limits.get(killed.author, 0):
+            there = self.clone.store.value(
+                "SELECT 1 FROM adds WHERE author=? AND seq=? AND idx=? AND dead=0",
+                (self.clone.log.author(killed.author).n, killed.seq, killed.index),
+            )
+            return (killed,) if there else ()
+        # An add of somebody else that is void as well: whoever added that block anew stands for it.
         author = self.old.log.author(killed.author)
         id = author and self.old.store.value(
             "SELECT id FROM adds WHERE author=? AND seq=? AND idx=?", (author.n, killed.seq, killed.index)
@@ -344,19 +383,23 @@ class _Again:
             place = self.old.store.value(f"SELECT after FROM adds WHERE doc=? AND {PLACE}=?", (there, place))
         return None
 
-    def _text(self, path: str) -> None:
+    def _text(self, path: str, deleted: bool) -> None:
+        """The difference that we made. A text that we deleted goes, unless others went on with it."""
         from replica import textdiff
 
         base, mine = self._versions(path)
-        document = self.clone.documents.find(path, "text")
+        document = self.clone.documents.find(path, "text")._replace(private=None)
+        there = self.clone.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,))
+        now = self.clone.documents.raw_text(document.shared) if there else ""
+        if deleted and (not there or now == base):
+            if there:
+                self.clone.delete(document)
+            return
         ops = textdiff.diff(base, mine)
-        if not ops:
-            return
-        if document.shared is None or not document.alive:
+        if not there:  # also where nothing differs: we had brought it back as it was
             self.clone.edit_text(path, new=mine)
-            return
-        now = self.clone.documents.raw_text(document.shared)
-        self.clone.edit_text(path, textdiff.rebase(ops, base, now))
+        elif ops:
+            self.clone.edit_text(path, textdiff.rebase(ops, base, now))
 
     def _versions(self, path: str) -> tuple[str, str]:
         """A text of the old store without our void changes, and with them."""
@@ -381,13 +424,10 @@ class _Again:
         document = self.clone.documents.find(path, policy)
         if not document.alive:
             return
-        if policy == "text":
-            if self.clone.documents.raw_text(document.shared) == self._versions(path)[0]:
-                self.clone.delete(document._replace(private=None))
-            return
+        document = document._replace(private=None)
         kills = tuple(dot for killed in stored.change.payload for dot in self._live(path, policy, killed))
         if {dot for entry in self.clone.documents.versions(document) for dot in entry.dots} <= set(kills):
-            self.clone.delete(document._replace(private=None))
+            self.clone.delete(document)
         elif kills:
             self.clone.edit_entries(path, policy, [(1, Remove(kills))])
 
@@ -396,3 +436,14 @@ class _Again:
             self.clone.remove(id.hex())
         except NotFound:
             pass  # somebody we had admitted ourselves, and nobody else knows
+
+    def remember_rows(self) -> None:
+        """What came into the old store at some row came in then: a file that showed it may still take it away."""
+        moved = []
+        for author, seq, index, row in self.old.store.rows(
+            "SELECT a.id, adds.seq, idx, change FROM adds JOIN authors a ON a.n=author WHERE a.private=0"
+        ):
+            dot = Dot(author, seq, index)
+            now = (dot,) if seq <= self.limits.get(author, 0) else self.now.get(dot, ())
+            moved += [(row, self.clone.log.author(one.author).n, one.seq, one.index) for one in now]
+        self.clone.store.many("UPDATE adds SET change=? WHERE author=? AND seq=? AND idx=?", moved)

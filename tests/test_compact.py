@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from replica import baselines, bundle, compact, history
 from replica.baselines import AddRow, Late
 from replica.blocks import Node, order
-from replica.changes import Dot, Remove
+from replica.changes import Dot, Kind, Remove
 from replica.clone import Clone
 from replica.errors import HistoryFolded, InvalidChange
 from tests.helpers import Network, add, assert_same, entry, save, shared_content
@@ -250,6 +250,26 @@ def test_what_a_later_change_takes_away_is_kept():
     for policy in ("latest", "log", "union"):
         assert baselines.prune([row], policy, late) == [row._replace(text="")]
         assert baselines.prune([row], policy, Late(frozenset(), frozenset())) == []
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_removal_counts_once_everybody_has_heard_of_it(network, away):
+    """Two has not, and takes what three wrote without having seen what one would have folded."""
+    one, two, three = (network[name] for name in ("one", "two", "three"))
+    (dot,) = add(one, "a-buffer.md", "- e")
+    network.sync_all()
+    one.edit_entries("a-buffer.md", "union", [(1, entry("- e by one", kills=[dot]))])
+    network.sync("one", "two")
+    acknowledged(network, "one", "two")
+    one.append(Kind.REMOVE, None, {"member": three.identity.id, **({"away": True} if away else {})})
+    compact.compact(one)
+    three.edit_entries("a-buffer.md", "union", [(1, entry("- e by three", kills=[dot]))])
+    network.sync("two", "three")
+    network.sync("one", "two")
+    assert_same(one, two)
+    assert len(one.documents.all_conflicts()) == 1
+    acknowledged(network, "one", "two")
+    assert compact.compact(one).folded >= 3
 
 
 # --- bytes

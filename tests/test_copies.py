@@ -72,3 +72,14 @@ def test_a_crash_while_a_copy_takes_its_identity_is_made_good(original, tmp_path
     monkeypatch.undo()
     with Clone.open(tmp_path / "two", certify=certificate) as copy, Clone.open(original) as first:
         assert copy.identity.id != first.identity.id
+
+
+def test_two_names_of_one_folder_are_no_copy(original):
+    """Mounted twice, or spelled otherwise where upper and lower case are one."""
+    with Clone.open(original) as clone:
+        id = clone.identity.id
+        with clone.transaction():
+            clone.store.set_meta("place", str(original / ".." / original.name))
+    for _ in range(2):
+        with Clone.open(original, certify=certificate) as clone:
+            assert clone.identity.id == id and clone.copy_of is None

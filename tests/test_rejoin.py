@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
-from replica import compact, rejoin
+from replica import bundle, compact, copies, log, rejoin
+from replica.changes import Kind, Remove
 from replica.clone import Clone
-from replica.errors import StoreError
-from tests.helpers import Network, add, assert_same, entry, read, save, talk
+from replica.errors import DocumentNotFound, StoreError
+from replica.keys import Identity
+from tests.helpers import Link, Network, add, assert_same, batches, certificate, entry, read, save, sync, talk
 from tests.test_compact import AT_ONCE, DAY, acknowledged
 
 
@@ -191,8 +193,6 @@ def test_files_are_what_the_documents_are_afterwards(network):
 
 def test_a_clone_cannot_be_written_to_while_it_comes_back(network):
     one = forked(network)
-    from replica import bundle
-
     two = network["two"]
     taken = bundle.read(bundle.make(two.store, two.log))
     rejoin.begin(one, taken, "fork", two.vector())
@@ -203,3 +203,275 @@ def test_a_clone_cannot_be_written_to_while_it_comes_back(network):
     network.meet_all()
     assert "- written after" in texts(two)
     assert_same(*network.clones.values())
+
+
+# --- what is written again
+
+
+def split(network: Backups, before, today, after) -> Clone:
+    """One's chain splits: `before` is known to all, then `today` to all but the restored one, which did `after`."""
+    before(network["one"])
+    network.sync_all()
+    network.back_up("one")
+    add(network["one"], "x-buffer.md", "- today")
+    today(network["one"])
+    network.sync_all()
+    one = network.bring_back("one")
+    add(one, "x-buffer.md", "- after")
+    after(one)
+    return one
+
+
+def nothing(_clone: Clone) -> None:
+    pass
+
+
+def begin(one: Clone, by: Clone, **more: int) -> None:
+    """One begins anew from another's bundle; the log behind it has yet to come."""
+    rejoin.begin(one, bundle.read(bundle.make(by.store, by.log)), "fork", {**by.vector(), **more})
+
+
+def test_a_text_that_was_deleted_and_brought_back_is_there(network):
+    def after(one: Clone) -> None:
+        one.delete(one.document("n.md"))
+        one.edit_text("n.md", new="first\nsecond\n")
+
+    split(network, lambda one: one.edit_text("n.md", new="first\nsecond\n"), nothing, after)
+    network.meet_all()
+    assert [clone.text("n.md") for clone in network.clones.values()] == ["first\nsecond\n"] * 3
+    assert_same(*network.clones.values())
+
+
+def test_a_text_that_was_edited_and_deleted_is_gone_unless_others_went_on_with_it(network):
+    def before(one: Clone) -> None:
+        for path in ("n.md", "m.md"):
+            one.edit_text(path, new="first\nsecond\n")
+
+    def today(one: Clone) -> None:
+        one.edit_text("m.md", new="zeroth\nfirst\nsecond\n")
+
+    def after(one: Clone) -> None:
+        for path in ("n.md", "m.md"):
+            one.edit_text(path, new="first\nsecond\nthird\n")
+            one.delete(one.document(path))
+
+    split(network, before, today, after)
+    network.meet_all()
+    for clone in network.clones.values():
+        with pytest.raises(DocumentNotFound):
+            clone.text("n.md")
+        assert clone.text("m.md") == "zeroth\nfirst\nsecond\nthird\n"
+    assert_same(*network.clones.values())
+
+
+def test_what_others_added_in_the_words_of_what_was_taken_away_stays(network):
+    dots = []
+
+    def today(_one: Clone) -> None:
+        network["two"].edit_entries("a-buffer.md", "union", [(1, Remove((dots[0],)))])
+        add(network["two"], "a-buffer.md", "- e")
+
+    def after(one: Clone) -> None:
+        one.edit_entries("a-buffer.md", "union", [(1, Remove(tuple(dots)))])
+
+    split(network, lambda one: dots.extend(add(one, "a-buffer.md", "- e", "- f")), today, after)
+    network.meet_all()
+    assert [texts(clone) for clone in network.clones.values()] == [{"- e"}] * 3
+
+
+def test_who_was_admitted_by_a_void_change_and_removed_by_others_stays_removed(network):
+    guest = Identity.new()
+
+    def admit(clone: Clone) -> None:
+        clone.admit(guest.public, certificate(b"", "guest"), "guest")
+
+    def today(_one: Clone) -> None:
+        admit(network["two"])
+        network["two"].remove("guest")
+
+    one = split(network, nothing, today, admit)
+    network.meet_all()
+    assert not rejoin.under_way(one.store) and guest.id not in one.trusted()
+    assert "- after" in texts(network["two"], "x-buffer.md")
+
+
+def test_edits_are_written_again_also_when_the_clone_has_parted_from_a_copy_meanwhile(network):
+    one, two = forked(network), network["two"]
+    begin(one, two)
+    for batch in batches(two):
+        one.ingest(batch)
+    copies.part(one, certificate)
+    network.meet_all()
+    assert "- written after" in texts(two)
+    assert_same(*network.clones.values())
+
+
+def test_a_file_that_was_edited_while_the_clone_came_back(network):
+    """Its base showed what the old store held; that is not new to it because it came again."""
+    save(network["one"], "a-buffer.md", "- a\n- b\n- c\n- d\n")
+    network.share()
+
+    def after(one: Clone) -> None:
+        save(one, "a-buffer.md", "- a\n- b\n- c\n- d\n- void\n- void too\n")
+        network.run("one")
+
+    one = split(network, nothing, lambda _: add(network["two"], "a-buffer.md", "- new"), after)
+    begin(one, network["two"])
+    save(one, "a-buffer.md", "- a\n- B\n- d\n- void\n")
+    assert network.run("one").quiet
+    network.meet_all()
+    network.share()
+    for name in network.clones:
+        assert sorted(read(network[name], "a-buffer.md").split("\n")) == ["", "- B", "- a", "- d", "- new", "- void"]
+
+
+def test_a_private_text_that_is_shared_again_keeps_what_others_wrote(network):
+    """What was shared came anew with the others' baseline: how it was when the text went private is not known."""
+    one, two, three = (network[name] for name in ("one", "two", "three"))
+    one.edit_text("n.md", new="a\nb\n")
+    network.sync_all()
+    one.move_text(one.document("n.md"), "a\nb\nprivately\n", 0)
+    network.back_up("one")
+    add(network["one"], "x-buffer.md", "- today")
+    network.sync_all()
+    two.edit_text("n.md", new="a\nb\nof two\n")
+    network.sync_all()
+    acknowledged(network)
+    assert compact.compact(two).folded and compact.compact(three).folded
+    one = network.bring_back("one")
+    add(one, "x-buffer.md", "- after")
+    network.meet_all()
+    assert one.text("n.md") == "a\nb\nprivately\n" and two.text("n.md") == "a\nb\nof two\n"
+    one.move_text(one.document("n.md"), one.text("n.md"), 1)
+    network.meet_all()
+    assert sorted(two.text("n.md").split()) == ["a", "b", "of", "privately", "two"]
+    assert_same(*network.clones.values())
+
+
+# --- several at once
+
+
+def test_a_conversation_from_before_ends_without_blame(network):
+    one, two, three = (network[name] for name in ("one", "two", "three"))
+    network.back_up("one")
+    add(network["one"], "a-buffer.md", "- known to three alone")
+    network.sync("one", "three")
+    one = network.bring_back("one")
+    add(one, "a-buffer.md", "- known to two alone")
+    live = Link(one, two)
+    live.run()
+    begun = Link(one, three)
+    while not rejoin.under_way(one.store):
+        begun.deliver(begun.busy[0])
+    add(two, "a-buffer.md", "- said in the conversation from before")
+    live.send(1, live.sessions[1].changed())
+    live.run()
+    assert not live.open
+    begun.run()
+    network.meet_all()
+    said = {"- known to three alone", "- known to two alone", "- said in the conversation from before"}
+    assert [texts(clone) for clone in network.clones.values()] == [said] * 3
+    assert_same(*network.clones.values())
+
+
+def test_a_newcomer_that_meets_two_members_at_once_blames_neither(network):
+    one, two = network["one"], network["two"]
+    add(one, "a-buffer.md", "- old")
+    network.sync_all()
+    acknowledged(network)
+    for clone in (one, two):
+        assert compact.compact(clone).folded
+    late = network.add("late")
+    network.sync("one", "two")
+    links = [Link(one, late), Link(two, late)]
+    for link in links:
+        link.run()
+    assert links[0].in_step and not links[1].open
+    sync(two, late)
+    network.sync_all()
+    assert_same(*network.clones.values())
+
+
+def test_folding_while_a_newcomer_is_being_sent_the_log(network, monkeypatch):
+    """It wrote nothing yet, so it holds back nothing that its admission had seen; some of that it has yet to get."""
+    one, two, three = (network[name] for name in ("one", "two", "three"))
+    monkeypatch.setattr(log, "BATCH_CHANGES", 1)
+    for n in range(12):
+        add(one, "a-buffer.md", f"- {n}")
+    network.sync_all()
+    acknowledged(network)
+    late = network.add("late", by="one")
+    network.sync("one", "two"), network.sync("one", "three")
+    acknowledged(network, "one", "two", "three")
+    link = Link(one, late)
+    link.deliver(0)
+    assert compact.compact(one).folded
+    link.run()
+    sync(one, late)
+    assert late.name == "late" and len(texts(late)) == 12
+    network.sync_all()
+    assert_same(one, two, three, late)
+
+
+def test_who_began_it_is_not_waited_for_for_ever(network):
+    """It is gone, or said that it held what nobody has."""
+    one, two = forked(network), network["two"]
+    rejoin.begin(one, bundle.read(bundle.make(two.store, two.log)), "fork", {**two.vector(), two.identity.id: 10**9})
+    network.meet_all()
+    assert rejoin.under_way(one.store)
+    network.now += rejoin.PATIENCE + 1
+    network.meet_all()
+    assert not rejoin.under_way(one.store) and "- written after" in texts(two)
+    assert_same(*network.clones.values())
+
+
+def test_what_has_come_so_far_counts(network):
+    """A clone that was away goes on where the last conversation broke off, whatever it was called before."""
+    one, three = network["one"], network["three"]
+    one.append(Kind.REMOVE, None, {"member": three.identity.id, "away": True})
+    begun = []
+    while not three.log.vector() or not begun:
+        link = Link(one, three)
+        while link.busy and not (rejoin.under_way(three.store) and three.log.vector()):
+            link.deliver(link.busy[0])
+        begun.append(rejoin.begun(three.store))
+    link = Link(one, three)
+    link.run()
+    assert not rejoin.under_way(three.store) and rejoin.begun(three.store) == begun[0] == 1
+    network.meet_all()
+    assert_same(*network.clones.values())
+
+
+def test_nothing_is_folded_from_before_the_store_was_begun_again(network, monkeypatch):
+    one, two = forked(network), network["two"]
+    prepared = compact._prepared
+
+    def slow(clone: Clone, cut):
+        made = list(prepared(clone, cut))
+        with network.open_again("one") as other:
+            begin(other, two)
+            for batch in batches(two):
+                other.ingest(batch)
+        return made
+
+    acknowledged(network)
+    one.append(Kind.REMOVE, None, {"member": network["three"].identity.id, "away": True})
+    monkeypatch.setattr(compact, "_prepared", slow)
+    monkeypatch.setattr(compact, "_held_by_all", lambda clone, wanted: (wanted, []))
+    assert compact.compact(one).folded == 0
+    one = network.reopen("one")
+    network.meet_all()
+    assert_same(*network.clones.values())
+
+
+def test_another_process_forgets_the_texts_from_before(network):
+    one, two = forked(network), network["two"]
+    with network.open_again("one") as other:
+        assert "written after" in other.documents.raw_text(other.documents.find("n.md", "text").shared)
+        other.materialiser.engine(other.documents.find("n.md", "text").shared)
+        begin(one, two)
+        with other.transaction():
+            for batch in batches(two):
+                other.log.ingest(batch)
+        shared = other.documents.find("n.md", "text").shared
+        assert other.materialiser.engine(shared).text == two.text("n.md")

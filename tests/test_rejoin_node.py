@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from replica import copies
+from replica import bundle, copies, rejoin
 from replica.clone import Clone
-from tests.helpers import add
+from tests.helpers import add, batches
 from tests.test_node import admitted, at, founder, running, until
 from transport.node import certify as tls_certificate
 
@@ -62,6 +62,59 @@ def test_a_node_whose_clone_comes_back_is_still_found(tmp_path):
                 b._renewed()
                 assert bob.identity.id != was and (bob.root / ".replica" / "node.json").is_file()
                 await until(lambda: bob.identity.id in a.peers, a)
+
+    asyncio.run(story())
+
+
+def test_a_node_that_ended_before_the_last_step_takes_it_when_it_starts(tmp_path):
+    """Everything has come; nothing more will, and nobody is here."""
+
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            async with running(alice) as a, running(bob, [at(a)]) as b:
+                await until(lambda: b.peers and b.in_step, b)
+            add(bob, "a-buffer.md", "- of bob")
+            rejoin.begin(bob, bundle.read(bundle.make(alice.store, alice.log)), "fork", alice.vector())
+            for batch in batches(alice):
+                bob.ingest(batch)
+            async with running(bob) as b:
+                await until(lambda: not rejoin.under_way(bob.store), b)
+            assert texts(bob) == {"- of bob"}
+
+    asyncio.run(story())
+
+
+def test_a_restored_clone_that_meets_two_members_at_once(tmp_path):
+    """Both would bring it back. It begins with one of them, and blames neither."""
+
+    async def story():
+        with (
+            founder(tmp_path) as alice,
+            admitted(tmp_path, alice, "carol") as carol,
+            admitted(tmp_path, alice, "bob") as bob,
+        ):
+            async with running(alice) as a, running(carol, [at(a)]) as c, running(bob, [at(a), at(c)]) as b:
+                await until(lambda: len(b.peers) == 2 and b.in_step and c.in_step, b)
+            shutil.copytree(bob.root, tmp_path / "backup")
+            async with running(alice) as a, running(carol, [at(a)]) as c, running(bob, [at(a), at(c)]) as b:
+                for n in range(30):
+                    add(bob, "a-buffer.md", f"- today {n}")
+                await until(lambda: len(b.peers) == 2 and b.in_step and len(texts(carol)) == 30, b)
+            shutil.rmtree(bob.root)
+            shutil.copytree(tmp_path / "backup", bob.root)
+            with Clone.open(bob.root) as bob:
+                add(bob, "a-buffer.md", "- after the restore")
+                events = []
+                async with (
+                    running(alice, events=events) as a,
+                    running(carol, [at(a)], events) as c,
+                    running(bob, [at(a), at(c)], events) as b,
+                ):
+                    clones = (alice, bob, carol)
+                    await until(lambda: all(len(texts(clone)) == 31 for clone in clones), b)
+                    await until(lambda: len(b.peers) == 2 and b.in_step and a.in_step and c.in_step, b)
+                assert alice.digest() == bob.digest() == carol.digest()
+                assert [event for event in events if event["event"] in ("refused", "error")] == []
 
     asyncio.run(story())
 

@@ -120,6 +120,7 @@ class Node:
         if self.options.mdns:
             await self._discover(stack)
         self._call_known()
+        self._finish_soon()  # all may have come before the last end
         self._poll_store(self.clone.store.version())
         for loop in (self._dial_loop, self._house_loop):
             self.spawn(loop())
@@ -348,6 +349,8 @@ class Node:
 
     def _finish_rejoin(self) -> None:
         """Everything has come that was missing: our own edits are written once more."""
+        if not rejoin.ready(self.clone):
+            return  # done already
         try:
             again = rejoin.finish(self.clone, certify)
         except (ReplicaError, OSError) as error:
@@ -471,6 +474,7 @@ class Node:
                 self.tell("in_step", clone=name, id=peer.id.hex(), digest=digest.hex())
                 self._note_peer(peer.id, peer.session.peer_vector)
                 self._forget_note(peer.id)
+                self._finish_soon()
                 if peer.own != self.clone.identity.id:  # it has our new identity now: meet again under that
                     peer.close("introduced")
                     self.hurry()
@@ -485,17 +489,21 @@ class Node:
                     self.pauses.refuse(member, time.monotonic(), what)
                 self.tell("refused", clone=who, id=member.hex(), message=f"{who}: {what}", hint=hint)
             case Ended(reason, by_peer):
-                self._refused[peer.id] = reason
+                if reason:  # else it is to be called again at once
+                    self._refused[peer.id] = reason
                 if by_peer and reason:
                     self._note(peer.id, reason)  # for `status`, also after this node has ended
                 self.tell("ended", clone=name, reason=reason, by_peer=by_peer)
 
     def _after_intake(self, changes) -> None:
-        if rejoin.ready(self.clone):
-            asyncio.get_running_loop().call_soon(self._finish_rejoin)
+        self._finish_soon()
         if any(stored.change.document is None for stored in changes):
             self.trust_changed()
         self._deliver_later()
+
+    def _finish_soon(self) -> None:
+        if rejoin.ready(self.clone):
+            asyncio.get_running_loop().call_soon(self._finish_rejoin)
 
     def _deliver_later(self) -> None:
         """Write files soon, once for a burst of changes, and after the peers have had their answers."""
@@ -589,6 +597,9 @@ class Node:
             slept = (time.time() - wall) - (now - steady) > SLEPT or now - steady > 3 * HOUSEKEEPING
             wall, steady = time.time(), now
             current = addresses.current()
+            for peer in self.peers.values():
+                peer.session.look_back()
+            self._finish_soon()
             if slept or current != places:
                 gone, places = set(places) - set(current), current
                 await self._network_changed(gone)

@@ -26,6 +26,7 @@ from replica.errors import (
     PeerError,
     ProtocolError,
 )
+from replica.keys import ID_SIZE
 from replica.log import Stored, Vector, covers, lacking
 from replica.members import REMOVED
 
@@ -42,6 +43,7 @@ REASONS = ("join", "restored", "fork", "ended", "away")  # why a bundle is given
 MAX_DIGESTS = 4
 # Messages in a row that bring nothing new, before the peer is taken for one that wants to keep us busy.
 MAX_EMPTY = 2_000
+NOBODY = bytes(ID_SIZE)  # in Hello: the sender is being brought back, and has yet to write as anybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Hello:
     """The sender's protocol versions, workspace, and what it holds.
 
     `heads`: the first HEAD bytes of the hash of each chain's last change, in the order of the authors' ids.
-    `id`: whom the sender writes as. It differs from whom the channel knows it by while it introduces a new identity.
+    `id`: whom the sender writes as. It differs from whom the channel knows it by while it introduces a new identity,
+    and is NOBODY while it is being brought back: it goes on from what has come so far.
     """
 
     versions: tuple[int, ...]
@@ -202,6 +205,8 @@ class Session:
         self._sieve = sieve.Sieve(clone, peer, self._blame)
         self._digests = self._parts = 0  # that the peer has said of our vector as it is
         self._empty = 0  # messages in a row that brought nothing
+        self._begun = rejoin.begun(clone.store)  # what we know of the peer holds for this beginning of our store
+        self._peer_is_whole = True
         self.in_step = False
 
     # --- what the owner calls
@@ -212,7 +217,8 @@ class Session:
             return self._end(refusal)
         vector = self._clone.vector()
         heads = b"".join(self._clone.log.author(id).head[:HEAD] for id in sorted(vector))
-        return [Hello((PROTOCOL,), self._clone.workspace, vector, heads, self._clone.identity.id)]
+        id = NOBODY if rejoin.under_way(self._clone.store) else self._clone.identity.id
+        return [Hello((PROTOCOL,), self._clone.workspace, vector, heads, id)]
 
     def receive(self, message: Message) -> list[Message]:
         """Take one message; return the replies, oldest first.
@@ -228,6 +234,8 @@ class Session:
             self.state = State.CLOSED
             self._tell(Ended(message.reason, by_peer=True))
             return []
+        if self._is_past():
+            return self._end("")
         refusal = self._refusal()
         if refusal:
             return self._end(refusal)
@@ -240,19 +248,26 @@ class Session:
         """The store has grown: send what the peer lacks of it."""
         if self.state is not State.SYNCING:
             return []
+        if self._is_past():
+            return self._end("")
         self._clone.log.refresh()
         refusal = self._refusal()
         return self._proof() + self._end(refusal) if refusal else self._send_missing()
 
     def settle(self) -> list[Message]:
         """Nothing has moved for a moment: if both hold the same, say the digest, once for each vector."""
-        if self.state is not State.SYNCING:
+        if self.state is not State.SYNCING or self._is_past():
             return []
         mine = self._clone.vector()
         if mine != self.peer_vector or self._said_digest == mine:
             return []
         self._said_digest = mine
         return [Digest(mine, self._clone.digest())]
+
+    def look_back(self) -> None:
+        """If we are being brought back, see whether this peer, in step, will do in the place of who has begun that."""
+        if self.in_step and self._peer_is_whole and self._coming_back():
+            rejoin.met(self._clone)
 
     def fail(self, error: PeerError) -> list[Message]:
         """The peer broke the rules: say so, remember it and end."""
@@ -294,17 +309,28 @@ class Session:
             raise IncompatiblePeer("the peer is of another workspace", hint="join its workspace in another folder")
         self.state = State.SYNCING
         self.peer_vector, self._sent = dict(message.vector), dict(message.vector)
+        self._peer_is_whole = message.id != NOBODY
         if self._allowed():
             forks = self._forks(message)
             why, about = self._cannot_go_on(message, forks)
             if why:
                 self._give(why, about)
-            elif forks or self._clone.log.may_return(self._clone.identity.id):
+            elif forks or (not self._coming_back() and self._clone.log.may_return(self._clone.identity.id)):
                 self._asked = True
                 return [Restart()]
         return self._send_missing() or self.settle()
 
     # --- one of both cannot go on from what it holds (replica/rejoin.py)
+
+    def _coming_back(self) -> bool:
+        return rejoin.under_way(self._clone.store) is not None
+
+    def _is_past(self) -> bool:
+        """Whether our store was begun again in another conversation: what this one has agreed on does not hold.
+
+        It ends without a reason, which is to say: call again.
+        """
+        return rejoin.begun(self._clone.store) != self._begun
 
     def _cannot_go_on(self, message: Hello, forks: dict[bytes, bool]) -> tuple[str, bytes]:
         """Why the peer needs what we hold from the start on, if it does; and whose chains differ."""
@@ -360,8 +386,8 @@ class Session:
             if (self._why == "ended", self._clone.identity.id) > (message.why == "ended", self._peer):
                 return []
             self._giving, self._unheard = [], 0
-        if message.why == "join" and self._clone.log.vector():
-            raise ProtocolError("a bundle for a clone that holds something")
+        if message.why == "join" and self._clone.log.vector():  # others were met at the same time, and were quicker
+            return self._end("")
         if message.number != len(self._taken) or not 0 < message.count <= MAX_PIECES:
             raise ProtocolError("a bundle whose pieces are not in order")
         self._empty = 0  # their number is bounded by itself
@@ -377,6 +403,7 @@ class Session:
                 self._clone.take_bundle(taken)
         else:
             rejoin.begin(self._clone, taken, why, dict(self.peer_vector))
+            self._begun = rejoin.begun(self._clone.store)
         self._asked = self.in_step = False
         self._sent, self._cursor, self._unacknowledged = dict(self.peer_vector), None, 0
         self._said_digest = None
@@ -421,6 +448,7 @@ class Session:
                 self._tell(Diverged((), healed=True))
             self.in_step = True
             faults.settled(self._clone, self._peer)
+            self.look_back()
             self._tell(InStep(message.digest))
             return replies
         self.in_step = False
@@ -464,6 +492,9 @@ class Session:
 
     def _send_missing(self) -> list[Message]:
         """The next batches the peer lacks, as far as the window allows."""
+        self._clone.log.refresh()
+        if not covers(self._sent, self._clone.log.floor()) and self._allowed() and not self._asked:
+            return self._end("")  # folded meanwhile, and not yet sent: the next conversation begins with a bundle
         messages: list[Message] = []
         while self._unacknowledged < WINDOW and self._giving:
             self._unacknowledged += 1
