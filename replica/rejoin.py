@@ -50,6 +50,11 @@ def under_way(store: Store) -> Rejoining | None:
     return Rejoining(*msgpack.unpackb(packed, strict_map_key=False)) if packed else None
 
 
+def times_emptied(store: Store) -> int:
+    """How often this store began anew. A conversation that began before that knows of changes that are not there."""
+    return store.meta("emptied", 0)
+
+
 def ready(clone: "Clone") -> bool:
     """Whether everything has come that `finish` needs."""
     state = under_way(clone.store)
@@ -77,6 +82,7 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
                 (clone.root / FOLDER / ASIDE / aside).unlink()
             raise
         store.set_meta("rejoin", msgpack.packb([known.why if known else why, aside, target]))
+        store.set_meta("emptied", times_emptied(store) + 1)
     clone.forget_config()
 
 

@@ -485,7 +485,8 @@ class Node:
                     self.pauses.refuse(member, time.monotonic(), what)
                 self.tell("refused", clone=who, id=member.hex(), message=f"{who}: {what}", hint=hint)
             case Ended(reason, by_peer):
-                self._refused[peer.id] = reason
+                if reason:  # none: it begins anew, and wants to be called again
+                    self._refused[peer.id] = reason
                 if by_peer and reason:
                     self._note(peer.id, reason)  # for `status`, also after this node has ended
                 self.tell("ended", clone=name, reason=reason, by_peer=by_peer)

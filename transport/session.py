@@ -202,6 +202,7 @@ class Session:
         self._sieve = sieve.Sieve(clone, peer, self._blame)
         self._digests = self._parts = 0  # that the peer has said of our vector as it is
         self._empty = 0  # messages in a row that brought nothing
+        self._emptied = rejoin.times_emptied(clone.store)
         self.in_step = False
 
     # --- what the owner calls
@@ -228,6 +229,8 @@ class Session:
             self.state = State.CLOSED
             self._tell(Ended(message.reason, by_peer=True))
             return []
+        if self._is_out_of_date():
+            return self._end("")
         refusal = self._refusal()
         if refusal:
             return self._end(refusal)
@@ -240,13 +243,15 @@ class Session:
         """The store has grown: send what the peer lacks of it."""
         if self.state is not State.SYNCING:
             return []
+        if self._is_out_of_date():
+            return self._end("")
         self._clone.log.refresh()
         refusal = self._refusal()
         return self._proof() + self._end(refusal) if refusal else self._send_missing()
 
     def settle(self) -> list[Message]:
         """Nothing has moved for a moment: if both hold the same, say the digest, once for each vector."""
-        if self.state is not State.SYNCING:
+        if self.state is not State.SYNCING or self._is_out_of_date():
             return []
         mine = self._clone.vector()
         if mine != self.peer_vector or self._said_digest == mine:
@@ -377,6 +382,7 @@ class Session:
                 self._clone.take_bundle(taken)
         else:
             rejoin.begin(self._clone, taken, why, dict(self.peer_vector))
+            self._emptied = rejoin.times_emptied(self._clone.store)
         self._asked = self.in_step = False
         self._sent, self._cursor, self._unacknowledged = dict(self.peer_vector), None, 0
         self._said_digest = None
@@ -512,6 +518,10 @@ class Session:
 
     def _allowed(self) -> bool:
         return self._clone.log.author(self._peer) is not None
+
+    def _is_out_of_date(self) -> bool:
+        """Whether our store has begun anew by another conversation: what both sides think that we hold is not there."""
+        return rejoin.times_emptied(self._clone.store) != self._emptied
 
     def _refusal(self) -> str | None:
         """Why this peer gets nothing more, or None."""
