@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from replica import copies
+from replica import copies, rejoin
 from replica.clone import Clone
-from tests.helpers import add
+from tests.helpers import Link, add
 from tests.test_node import admitted, at, founder, running, until
 
 
@@ -45,6 +45,32 @@ def test_a_restored_clone_comes_back_over_a_running_node(tmp_path):
                     await until(lambda: b.peers and b.in_step, b)
                 assert [event["event"] for event in events].count("rejoined") == 1
                 assert alice.digest() == bob.digest()
+
+    asyncio.run(story())
+
+
+def test_a_node_that_was_ended_before_its_clone_had_come_back_goes_on_with_it(tmp_path):
+    """Everything has come: no other clone has to say anything more."""
+
+    async def story():
+        with founder(tmp_path) as alice:
+            with admitted(tmp_path, alice, "bob") as bob:
+                Link(alice, bob).run()
+                shutil.copytree(bob.root, tmp_path / "backup")
+                add(bob, "a-buffer.md", "- today")
+                Link(alice, bob).run()
+            shutil.rmtree(tmp_path / "bob")
+            shutil.copytree(tmp_path / "backup", tmp_path / "bob")
+            with Clone.open(tmp_path / "bob") as bob:
+                was = bob.identity.id
+                add(bob, "a-buffer.md", "- after the restore")
+                link = Link(alice, bob)
+                while link.busy:
+                    link.deliver(link.busy[0])
+                assert rejoin.ready(bob)
+                async with running(bob) as b:
+                    await until(lambda: bob.identity.id != was, b)
+                assert texts(bob) == {"- today", "- after the restore"}
 
     asyncio.run(story())
 

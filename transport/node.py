@@ -119,6 +119,8 @@ class Node:
             await serve(self, stack)
         if self.options.mdns:
             await self._discover(stack)
+        if rejoin.ready(self.clone):  # it was ended before it could do this
+            self._finish_rejoin()
         self._call_known()
         self._poll_store(self.clone.store.version())
         for loop in (self._dial_loop, self._house_loop):

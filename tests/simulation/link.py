@@ -27,10 +27,9 @@ class End:
 
 
 class Link:
-    """`wiretap` sees every frame that leaves. A side is 0 or 1. `own`: the identity that `one`, who calls, shows."""
+    """`wiretap` sees every frame that leaves. A side is 0 or 1. `own` and `there`: what they know each other as."""
 
-    def __init__(self, one, other, own: bytes, wiretap: Callable[[str, bytes], None]):
-        there = other.clone.identity.id
+    def __init__(self, one, other, own: bytes, there: bytes, wiretap: Callable[[str, bytes], None]):
         self.ends = (End(one, there, own), End(other, own, there))
         self._wiretap = wiretap
         self.is_open = True

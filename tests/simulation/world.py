@@ -400,14 +400,15 @@ class Simulation:
                 self.operate(a.name, lambda: copies.part(a.clone, _certificate), calm=calm)
             return False
         own = next((one.id for one in copies.identities(a.clone) if one.id in b.trusted), None)
-        if own is None or id not in a.trusted:
+        id = next((one.id for one in copies.identities(b.clone) if one.id in a.trusted), None)
+        if own is None or id is None:
             return False
         self.trace(f"{a.name} meets {b.name}")
         for link in self.links:  # of two connections of one peer, the later one counts
             for end, far in (link.ends, link.ends[::-1]):
                 if end.process is b and end.session._peer == own and far.process is not a:
                     link.cut()
-        link = Link(a, b, own, self.wiretap)
+        link = Link(a, b, own, id, self.wiretap)
         self.links.append(link)
         for side in (0, 1):
             self._at_end(link, side, lambda side=side: link.open(side), calm=calm)
