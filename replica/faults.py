@@ -61,6 +61,15 @@ def settled(clone: Clone, member: bytes) -> None:
             _write(clone, member, kept)
 
 
+def judge_anew(clone: Clone) -> None:
+    """The log begins anew, maybe with the other side of a fork: what could not be taken may be what counts now."""
+    rows = clone.store.rows("SELECT key, value FROM meta WHERE key>='faults:' AND key<'faults;'")
+    with clone.transaction():
+        for key, packed in rows:
+            kept = {kind: fault for kind, fault in _decode(packed).items() if kind not in (CHANGE, FORK)}
+            _write(clone, bytes.fromhex(key.removeprefix("faults:")), kept)
+
+
 def of(clone: Clone, member: bytes) -> list[Fault]:
     """What is known against a member and not resolved."""
     author = clone.log.author(member)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgpack
 
 from replica import bundle as bundles
-from replica import changes, copies
+from replica import changes, copies, faults
 from replica.changes import Add, Dot, Kind, Remove, Signed
 from replica.errors import CorruptUpdate, InvalidChange, MissingDependency, NotFound, PairingError, TooLarge
 from replica.keys import Identity
@@ -93,6 +93,7 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
         aside = known.aside if known else _set_aside(clone, why)
         try:
             _empty(clone)
+            faults.judge_anew(clone)
             if bundle.floor:
                 bundles.load(store, clone.log, clone.materialiser, bundle)
         except BaseException:

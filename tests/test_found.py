@@ -9,8 +9,23 @@ from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
 from replica.keys import Identity
 from replica.status import status
-from tests.helpers import Link, Network, add, certificate, history, read, save, shared_content, stored_bytes, sync, talk
+from tests.helpers import (
+    Link,
+    Network,
+    add,
+    assert_same,
+    certificate,
+    history,
+    read,
+    save,
+    shared_content,
+    stored_bytes,
+    sync,
+    talk,
+)
+from tests.test_rejoin import Backups, texts
 from transport.node import Node, Options
+from transport.session import Blamed, State
 
 LINES = '\n[[documents]]\nglob = "**/*.md"\npolicy = "text"\n'
 UNION = '[[documents]]\nglob = "notes.md"\npolicy = "union"\n' + LINES
@@ -230,3 +245,50 @@ def test_what_was_added_before_a_change_of_policy_and_is_in_no_file_yet_moves_on
         save(alice, "replica.toml", UNION)
         network.share()
         assert "- the secret\n" in read(alice, "notes.md")
+
+
+def test_a_conversation_ends_when_another_one_made_the_store_begin_anew():
+    """What three believes that one holds is not there any more: that is nobody's fault."""
+    with Backups("one", "two", "three") as network:
+        add(network["one"], "a-buffer.md", "- old")
+        network.sync_all()
+        network.back_up("one")
+        add(network["one"], "a-buffer.md", "- today")
+        network.sync("one", "two")
+        one = network.bring_back("one")
+        add(one, "a-buffer.md", "- after")
+        beside = Link(one, network["three"])
+        beside.run()
+        add(network["three"], "a-buffer.md", "- of three")
+        talk(one, network["two"])
+        beside.send(1, beside.sessions[1].changed())
+        while beside.busy:
+            beside.deliver(beside.busy[0])
+        assert beside.sessions[0].state is State.CLOSED is beside.sessions[1].state
+        network.meet_all()
+        for clone in network.clones.values():
+            assert texts(clone) == {"- old", "- today", "- after", "- of three"}
+        assert_same(*network.clones.values())
+
+
+def test_a_side_of_a_fork_that_was_refused_can_be_the_one_that_counts():
+    """Two and three each refuse what the other holds; one of them has to take it in the end."""
+    with Backups("one", "two", "three") as network:
+        add(network["one"], "a-buffer.md", "- old")
+        network.sync_all()
+        network.back_up("one")
+        link = Link(network["two"], network["three"])
+        link.run()
+        add(network["one"], "a-buffer.md", "- today")
+        network.sync("one", "two")
+        one = network.bring_back("one")
+        add(one, "a-buffer.md", "- after")
+        network.sync("one", "three")
+        for side in (0, 1):
+            link.send(side, link.sessions[side].changed())
+        link.run()
+        assert all(any(isinstance(event, Blamed) for event in events) for events in link.events)
+        network.meet_all()
+        for clone in network.clones.values():
+            assert texts(clone) == {"- old", "- today", "- after"}
+        assert_same(*network.clones.values())

@@ -7,7 +7,7 @@ import pytest
 
 from replica import bundle, copies, rejoin
 from replica.clone import Clone
-from tests.helpers import add, batches
+from tests.helpers import Link, add, batches
 from tests.test_node import admitted, at, founder, running, until
 from transport.node import certify as tls_certificate
 
@@ -115,6 +115,32 @@ def test_a_restored_clone_that_meets_two_members_at_once(tmp_path):
                     await until(lambda: len(b.peers) == 2 and b.in_step and a.in_step and c.in_step, b)
                 assert alice.digest() == bob.digest() == carol.digest()
                 assert [event for event in events if event["event"] in ("refused", "error")] == []
+
+    asyncio.run(story())
+
+
+def test_a_node_that_was_ended_before_its_clone_had_come_back_goes_on_with_it(tmp_path):
+    """Everything has come: no other clone has to say anything more."""
+
+    async def story():
+        with founder(tmp_path) as alice:
+            with admitted(tmp_path, alice, "bob") as bob:
+                Link(alice, bob).run()
+                shutil.copytree(bob.root, tmp_path / "backup")
+                add(bob, "a-buffer.md", "- today")
+                Link(alice, bob).run()
+            shutil.rmtree(tmp_path / "bob")
+            shutil.copytree(tmp_path / "backup", tmp_path / "bob")
+            with Clone.open(tmp_path / "bob") as bob:
+                was = bob.identity.id
+                add(bob, "a-buffer.md", "- after the restore")
+                link = Link(alice, bob)
+                while link.busy:
+                    link.deliver(link.busy[0])
+                assert rejoin.ready(bob)
+                async with running(bob) as b:
+                    await until(lambda: bob.identity.id != was, b)
+                assert texts(bob) == {"- today", "- after the restore"}
 
     asyncio.run(story())
 

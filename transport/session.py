@@ -404,6 +404,7 @@ class Session:
         else:
             rejoin.begin(self._clone, taken, why, dict(self.peer_vector))
             self._begun = rejoin.begun(self._clone.store)
+            self._sieve = sieve.Sieve(self._clone, self._peer, self._blame)
         self._asked = self.in_step = False
         self._sent, self._cursor, self._unacknowledged = dict(self.peer_vector), None, 0
         self._said_digest = None

@@ -16,8 +16,9 @@ LENGTH = 4  # bytes before a frame that say how long it is
 class End:
     """One side of a connection."""
 
-    def __init__(self, process, peer: bytes):
+    def __init__(self, process, peer: bytes, own: bytes):
         self.process = process
+        self.own = own  # whom the other side knows it as
         self.events: list[Event] = []
         self.session = Session(process.clone, peer, self.events.append)
         self.sent = bytearray()  # on the way to the other side
@@ -26,10 +27,10 @@ class End:
 
 
 class Link:
-    """`wire` sees every frame that leaves. A side is 0 or 1."""
+    """`wiretap` sees every frame that leaves. A side is 0 or 1. `own` and `there`: what they know each other as."""
 
-    def __init__(self, one, other, wiretap: Callable[[str, bytes], None]):
-        self.ends = (End(one, other.clone.identity.id), End(other, one.clone.identity.id))
+    def __init__(self, one, other, own: bytes, there: bytes, wiretap: Callable[[str, bytes], None]):
+        self.ends = (End(one, there, own), End(other, own, there))
         self._wiretap = wiretap
         self.is_open = True
         self.blamed: PeerError | None = None  # what one side held against the other

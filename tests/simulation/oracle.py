@@ -1,8 +1,9 @@
 """What must hold once every fault is over and everybody has met."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from replica import filetext, folder, status
+from replica import filetext, folder, rejoin, status
 from replica.blocks import block_id
 from replica.clone import Clone
 from replica.places import CONFIG
@@ -20,7 +21,7 @@ class Oracle:
 
     def check(self) -> None:
         for check in (
-            self._in_step, self._same, self._files, self._nothing_lost, self._nothing_leaked, self._nothing_silent,
+            self._one_each, self._in_step, self._same, self._files, self._nothing_lost, self._nothing_leaked, self._nothing_silent,
             self._rebuilt, self._at_rest, self._reopened,
         ):  # fmt: skip
             check()
@@ -33,6 +34,16 @@ class Oracle:
 
     # --- agreement
 
+    def _one_each(self) -> None:
+        """No two folders write under one name, and everybody knows everybody by it."""
+        ids = [process.clone.identity.id for process in self.members]
+        self._must(len(set(ids)) == len(ids), "two folders have one identity")
+        for process in self.members:
+            self._must(rejoin.under_way(process.clone.store) is None, f"{process.name} has not come back")
+            belong = {m["id"] for m in process.clone.members() if m["removed_by"] is None}
+            missing = [other.name for other in self.members if other.clone.identity.id not in belong]
+            self._must(not missing, f"{missing} do not belong, says {process.name}")
+
     def _in_step(self) -> None:
         names = {process.name for process in self.members}
         for link in self.simulation.links:
@@ -43,11 +54,12 @@ class Oracle:
     def _same(self) -> None:
         """Equal logs, content, conflicts and digests."""
         first, *others = self.members
-        log = _log(first.clone)
+        floors = _floors(process.clone for process in self.members)
+        log = _log(first.clone, floors)
         content, waiting = shared_content(first.clone), conflict_ids(first.clone)
         for other in others:
             both = f"{first.name} and {other.name}"
-            self._must(_log(other.clone) == log, f"the logs of {both} differ")
+            self._must(_log(other.clone, floors) == log, f"the logs of {both} differ")
             self._must(shared_content(other.clone) == content, f"the documents of {both} differ")
             self._must(conflict_ids(other.clone) == waiting, f"the conflicts of {both} differ")
             self._must(other.clone.digest() == first.clone.digest(), f"the digests of {both} differ")
@@ -109,9 +121,14 @@ class Oracle:
                 # What comes in a private entry's place stays private, and a save is taken in under the rules of that
                 # moment, which may be later than those that it was made under.
                 may_stay = (known.owner, known.path) in with_secrets
-                self._must(core in shared or (may_stay and core in private), f"{what} is not in the history")
-                for name, (_, theirs) in bodies.items():
-                    self._must(core in private or core in theirs, f"{what} is not in the history of {name}")
+                if known.live or not self.simulation.forgets:
+                    # What is folded lives on in a baseline; what was taken away before that is forgotten.
+                    folded = self.simulation.forgets and mark in live[known.owner]
+                    stays = (may_stay or known.secret) and (core in private or folded)
+                    self._must(core in shared or folded or stays, f"{what} is not in the history")
+                    for name, (_, theirs) in bodies.items():
+                        there = core in theirs or (self.simulation.forgets and mark in live[name])
+                        self._must(core in private or there or stays, f"{what} is not in the history of {name}")
                 if known.live:
                     self._must(mark in live[known.owner], f"{what} is not live, and nobody took it away")
 
@@ -124,10 +141,15 @@ class Oracle:
         stored = {name: _disk(self.simulation.machines[name].root) for name in self.simulation.machines}
         for name, data in stored.items():
             for found in _secrets(data):
-                self._must(owners.get(found) == name, f"a secret of {owners.get(found)} is on the disk of {name}")
+                owner = owners.get(found)
+                self._must(self._line(owner) == self._line(name), f"a secret of {owner} is on the disk of {name}")
         for process in self.simulation._running():
             for id in _private_ids(process.clone):
                 self._must(id not in wire, f"the name of a private entry of {process.name} went over the wire")
+
+    def _line(self, name: str | None) -> str | None:
+        """Which clone this one was once."""
+        return self.simulation.twins.get(name, name)
 
     # --- nothing silent
 
@@ -178,10 +200,22 @@ class Oracle:
                 self._must(shared_content(process.clone) == held, f"{process.name} reopened holds something else")
 
 
-def _log(clone: Clone) -> list[tuple]:
-    return clone.store.rows(
+def _floors(clones: Iterable[Clone]) -> dict[bytes, int]:
+    """Of each author how far somebody has folded."""
+    floors: dict[bytes, int] = {}
+    for clone in clones:
+        for id, floor in clone.log.floor().items():
+            floors[id] = max(floor, floors.get(id, 0))
+    return floors
+
+
+def _log(clone: Clone, floors: dict[bytes, int]) -> list[tuple]:
+    """Every change that nobody has folded, and where each chain ends."""
+    rows = clone.store.rows(
         "SELECT a.id, c.seq, c.hash FROM changes c JOIN authors a ON a.n=c.author WHERE private=0 ORDER BY 1, 2"
     )
+    ends = clone.store.rows("SELECT id, seq, head FROM authors WHERE private=0 ORDER BY 1")
+    return [*ends, *(row for row in rows if row[1] > floors.get(row[0], 0))]
 
 
 def _bodies(clone: Clone) -> tuple[bytes, bytes]:

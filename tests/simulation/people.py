@@ -46,9 +46,10 @@ DOCUMENTS = {
 PRIVATE = ("private-diary.md", "private-buffer.md")
 
 
-def replica_toml(plan_level: int = 1, ideas: str = UNION, comment: str = "") -> str:
+def replica_toml(plan_level: int = 1, ideas: str = UNION, comment: str = "", history: str = "") -> str:
     """The rules of the workspace. Its founder changes them now and then."""
     return f"""# Shared by all. {comment}
+{history}
 [[documents]]
 glob = "private-*buffer.md"
 policy = "union"

@@ -15,16 +15,19 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from replica import config, log, materialise
+import msgpack
+
+from replica import compact, config, copies, log, materialise, rejoin
 from replica.bridge import Bridge
 from replica.clone import Clone
-from replica.errors import PeerError, ReplicaError
+from replica.errors import Fork, PeerError, ReplicaError
 from replica.keys import Identity
 from replica.places import CONFIG
+from tests.simulation import backups
 from tests.simulation.hardware import Died, Hardware, Machine
 from tests.simulation.link import Link
 from tests.simulation.people import DOCUMENTS, People, replica_toml
-from transport.session import Took
+from transport.session import InStep, Took
 
 NAMES = ("alice", "bob", "carol", "dave", "erin")
 START = 1_750_000_000_000  # milliseconds since 1970
@@ -57,6 +60,18 @@ class Process:
         """Whether the workspace is here: a newcomer's first sync comes before anything else."""
         return self.clone.log.author(self.clone.identity.id) is not None
 
+    @property
+    def can_write(self) -> bool:
+        """Whether it is not coming back into its workspace just now."""
+        return self.has_arrived and rejoin.under_way(self.clone.store) is None
+
+    @property
+    def trusted(self) -> set[bytes]:
+        """Whose certificates it accepts, as a node does."""
+        members = {member["id"] for member in self.clone.members()}
+        inviter = self.clone.store.meta("inviter")
+        return members if self.clone.identity.id in members or not inviter else members | {inviter}
+
 
 class Temper:
     """How bad this run is."""
@@ -73,6 +88,9 @@ class Temper:
         self.pace = random.choice(((5,), (5, 50, 400), (5, 400, 5_000, 3_600_000)))  # milliseconds between steps
         self.batch = random.choice((1, 3, 500))  # changes in a message
         self.slices = random.random() < 0.5  # bytes arrive a few at a time
+        self.folds = random.choice((0, 0, 1))  # changes are folded as soon as all have them
+        self.away = random.choice((0, 0, 0, 20))  # days after which a silent member is not waited for
+        self.backups = random.choice((0, 0, 1))
 
 
 class Simulation:
@@ -88,7 +106,11 @@ class Simulation:
         self.links: list[Link] = []
         self.parted: set[frozenset[str]] = set()  # pairs that cannot reach each other
         self.removed: set[str] = set()
-        self.inviter: dict[str, str] = {}
+        self.forgets = False  # somebody has folded, or was restored: what was taken away need not be in the history
+        self.forked = False  # two stores have gone on from one: members may contradict themselves
+        self.backups: dict[str, backups.Backup] = {}
+        self.restored: set[str] = set()
+        self.twins: dict[str, str] = {}  # a clone that was opened twice -> which one it was
         self.frames: list[bytes] = []  # all that went over the wire
         self.history: list[str] = []
         self._digest = hashlib.blake2b(digest_size=16)
@@ -153,8 +175,9 @@ class Simulation:
             (self._cut, 4), (self._part, 2), (self._reunite, 3),
             (self._kill, 40 * t.deaths), (self._start, 3 + 20 * t.deaths),
             (self._fill_disk, 2 * t.disks), (self._free_disk, 3 * t.disks), (self._jump, 3 * t.clocks),
-            (self._join, 1.5 * t.members), (self._remove, 0.7 * t.members), (self._rules, 2 * t.rules),
-            # Further kinds of trouble go here: compaction, a backup restored over today's store.
+            (self._join, 1.5 * t.members), (self._remove, 0.7 * t.members * (not t.backups)),
+            (self._rules, 2 * t.rules), (self._compact, 10 * t.folds),
+            (self._back_up, 6 * t.backups), (self._restore, 6 * t.backups), (self._twin, t.backups),
         ]  # fmt: skip
 
     def _begin(self) -> None:
@@ -162,7 +185,9 @@ class Simulation:
         for name in NAMES[: self.temper.clones]:
             self._make(name)
         founder = self.machines[NAMES[0]]
-        (founder.root / CONFIG).write_text(replica_toml())
+        if self.temper.folds:
+            self.people.rules["history"] = f"[history]\ndays = 0\naway = {self.temper.away}\n"
+        (founder.root / CONFIG).write_text(replica_toml(**self.people.rules))
         founder.saved(founder.root / CONFIG)
         self._share()
         for path in self.random.sample(sorted(DOCUMENTS), 4):
@@ -180,17 +205,19 @@ class Simulation:
     def _make(self, name: str) -> None:
         root = self.folder / name
         machine = self.machines[name] = self.hardware.machine(name, root)
-        able = [p.name for p in self._running(member=True) if p.has_arrived and not p.machine.full]
+        able = [p.name for p in self._running(member=True) if p.can_write and not p.machine.full]
         with self.hardware.on(machine):
             if not able:
                 self._runs(machine, Clone.create(root, name, "team", _certificate, now_ms=machine.now_ms))
                 return
             by, identity = self.random.choice(able), Identity.new()
-        self.inviter[name] = by
         self.operate(by, lambda: self.processes[by].clone.admit(identity.public, _certificate(b"", name), name),
                      calm=True)  # fmt: skip
         with self.hardware.on(machine):
-            clone = Clone.adopt(root, identity, self.processes[by].clone.workspace, name, now_ms=machine.now_ms)
+            clone = Clone.adopt(
+                root, identity, self.processes[by].clone.workspace, name, inviter=self.processes[by].clone.identity.id,
+                now_ms=machine.now_ms,
+            )  # fmt: skip
             self._runs(machine, clone)
         self._connect(by, name)
         self._exchange(only=(by, name))
@@ -305,14 +332,20 @@ class Simulation:
 
     def _command(self) -> None:
         people = self.people
-        names = [name for name in self.machines if name not in self.processes or self.processes[name].has_arrived]
-        name = self.random.choice(names)
+        name = self._somebody()
+        if name is None:
+            return
         what = self.random.choices((people.add, people.delete, people.restore, people.resolve), (70, 4, 6, 20))[0]
         self.command(name, what)
 
     def _decide(self) -> None:
-        names = [name for name in self.machines if name not in self.processes or self.processes[name].has_arrived]
-        self.command(self.random.choice(names), self.people.decide_held)
+        if (name := self._somebody()) is not None:
+            self.command(name, self.people.decide_held)
+
+    def _somebody(self) -> str | None:
+        """Whose clone may take a command: it runs and can write, or does not run."""
+        names = [name for name in self.machines if name not in self.processes or self.processes[name].can_write]
+        return self.random.choice(names) if names else None
 
     def command(self, name: str, what: Callable[[Machine, Clone], None], *, calm: bool = False) -> None:
         """By the node, or by a process of its own, as the command line has it."""
@@ -325,7 +358,7 @@ class Simulation:
 
         def work() -> None:
             with _opened(machine) as clone:
-                if clone.log.author(clone.identity.id) is not None:
+                if clone.log.author(clone.identity.id) is not None and rejoin.under_way(clone.store) is None:
                     what(machine, clone)
 
         self.operate(name, work, calm=calm, command=True)
@@ -352,31 +385,76 @@ class Simulation:
         if pairs:
             self._connect(*self.random.choice(pairs))
 
-    def _knows(self, one: Process, other: Process) -> bool:
-        """Whether `one` accepts the other's certificate."""
-        known = one.clone.log.author(other.clone.identity.id) is not None
-        return known or (not one.has_arrived and self.inviter.get(one.name) == other.name)
-
     def _connect(self, one: str, other: str, *, calm: bool = False) -> None:
-        a, b = self.processes[one], self.processes[other]
-        if not (self._knows(a, b) and self._knows(b, a)):
-            return
-        self.trace(f"{one} meets {other}")
-        link = Link(a, b, self.wiretap)
+        """`one` calls; if that fails, it is called."""
+        for a, b in ((one, other), (other, one)):
+            if a in self.processes and b in self.processes and self._call(self.processes[a], self.processes[b], calm):
+                return
+
+    def _call(self, a: Process, b: Process, calm: bool) -> bool:
+        """Whether a connection is made. Who calls shows the newest of its keys that the other knows."""
+        id = b.clone.identity.id
+        if a.clone.identity.id == id:
+            if a.can_write:
+                self.trace(f"{a.name} parts from {b.name}")
+                self.operate(a.name, lambda: copies.part(a.clone, _certificate), calm=calm)
+            return False
+        own = next((one.id for one in copies.identities(a.clone) if one.id in b.trusted), None)
+        id = next((one.id for one in copies.identities(b.clone) if one.id in a.trusted), None)
+        if own is None or id is None:
+            return False
+        self.trace(f"{a.name} meets {b.name}")
+        for link in self.links:  # of two connections of one peer, the later one counts
+            for end, far in (link.ends, link.ends[::-1]):
+                if end.process is b and end.session._peer == own and far.process is not a:
+                    link.cut()
+        link = Link(a, b, own, id, self.wiretap)
         self.links.append(link)
         for side in (0, 1):
             self._at_end(link, side, lambda side=side: link.open(side), calm=calm)
+        return True
 
     def _at_end(self, link: Link, side: int, work: Callable[[], object], *, calm: bool = False) -> None:
         end = link.ends[side]
         if not link.is_open:
             return
         self.operate(end.process.name, work, calm=calm)
-        if link.blamed is not None:
+        if link.blamed is not None and not self._is_split(link.blamed):
             raise Finding(f"an honest peer was blamed: {type(link.blamed).__name__}: {link.blamed}") from link.blamed
-        if any(isinstance(event, Took) for event in end.events):
-            end.process.wants_delivery = True
+        events, process = list(end.events), end.process
         end.events.clear()
+        if any(isinstance(event, Took) for event in events):
+            process.wants_delivery = True
+            self._come_back(process, calm=calm)
+        if any(isinstance(event, InStep) for event in events) and self.processes.get(process.name) is process:
+            self._note(process, link, side, calm=calm)
+            if end.own != process.clone.identity.id:  # it has the new identity now: they meet again under that
+                link.cut()
+
+    def _is_split(self, fault: PeerError) -> bool:
+        """Whether two stores that have gone on from one are told apart by this: both have signed the same number."""
+        return self.forked and (isinstance(fault, Fork) or "was refused before" in str(fault))
+
+    def _come_back(self, process: Process, *, calm: bool = False) -> None:
+        """Everything has come that was missing: what is only this clone's own is written once more."""
+        if self.processes.get(process.name) is process and rejoin.ready(process.clone):
+            self.trace(f"{process.name} comes back")
+            self.operate(process.name, lambda: rejoin.finish(process.clone, _certificate), calm=calm)
+
+    def _note(self, process: Process, link: Link, side: int, *, calm: bool = False) -> None:
+        """Remember what a peer says that it holds."""
+        session = link.ends[side].session
+
+        def work() -> None:
+            with process.clone.transaction():
+                process.clone.store.execute(
+                    "INSERT INTO peers(id, seen, vector) VALUES(?,?,?) ON CONFLICT(id)"
+                    " DO UPDATE SET seen=excluded.seen, vector=excluded.vector",
+                    (session._peer, process.machine.now_ms(), msgpack.packb(session.peer_vector)),
+                )
+
+        if session.peer_vector:
+            self.operate(process.name, work, calm=calm)
 
     def _deliver(self) -> None:
         for _ in range(self.random.randrange(1, 6)):
@@ -430,6 +508,67 @@ class Simulation:
     def _reunite(self) -> None:
         self.parted.clear()
 
+    # --- folding, backups, copies
+
+    def _compact(self) -> None:
+        """A node notes what it has heard of its peers, and folds what all are known to hold."""
+        running = [process for process in self._running(member=True) if process.can_write and not process.clone.removed]
+        if not running:
+            return
+        process = self.random.choice(running)
+        for link in self.links:
+            for side in (0, 1):
+                if link.ends[side].process is process and link.is_open and process.name in self.processes:
+                    self._note(process, link, side)
+        if self.processes.get(process.name) is not process:
+            return
+        self.trace(f"{process.name} folds")
+        done = self.operate(process.name, lambda: compact.compact(process.clone))
+        self.forgets = True
+        if done is not None:
+            self.trace(f"{done.folded} changes are folded, {done.documents} documents, retired {done.retired}")
+
+    def _back_up(self) -> None:
+        able = [p for p in self._running(member=True) if p.has_arrived and not p.machine.full]
+        if able:
+            process = self.random.choice(able)
+            self.trace(f"{process.name} is backed up")
+            self.backups[process.name] = backups.take(self, process)
+
+    def _restore(self) -> None:
+        """A backup is put back over today's folder, and work goes on in it."""
+        if not self.backups:
+            return
+        name = self.random.choice(sorted(self.backups))
+        what = self.random.choices((backups.folder, backups.files, backups.store), (60, 20, 20))[0]
+        machine = self.machines[name]
+        if machine.full:
+            return
+        self.trace(f"{name} is restored: {what.__name__}")
+        self._bury(name, False)
+        what(self, name)
+        for _ in range(self.random.randrange(3)):
+            self.people.save(machine)
+        if self.random.random() < 0.7:
+            self._start(name)
+
+    def _twin(self) -> None:
+        """A machine's disk is copied, and both run: each takes itself for the one that was moved."""
+        able = [p for p in self._running(member=True) if p.has_arrived and not p.machine.full]
+        if not able or self.twins:
+            return
+        name = self.random.choice(able).name
+        self.trace(f"{name} runs twice")
+        self.people.mend_rules(self.machines[NAMES[0]])
+        self.people.finish_saving(self.machines[name])
+        self._bury(name, False)
+        self.forked = self.forgets = True
+        other = f"{name}-twin"
+        self.twins[other] = name
+        self.machines[other] = backups.split(self, name, other)
+        for one in (name, other):
+            self._start(one)
+
     # --- machines
 
     def _kill(self) -> None:
@@ -450,6 +589,9 @@ class Simulation:
 
         self.operate(machine.name, work, calm=calm)
         process = self.processes.get(machine.name)
+        if process is not None:
+            self._come_back(process, calm=calm)
+            process = self.processes.get(machine.name)
         if process is not None and process.has_arrived:
             self._run_bridge(process, calm=calm)
 
@@ -468,7 +610,7 @@ class Simulation:
 
     def _join(self) -> None:
         name = next((name for name in NAMES if name not in self.machines), None)
-        able = [p for p in self._running(member=True) if p.has_arrived and not p.machine.full]
+        able = [p for p in self._running(member=True) if p.can_write and not p.machine.full]
         if name is None or not able:
             return
         self.trace(f"{name} joins")
@@ -487,17 +629,19 @@ class Simulation:
 
     def _remove(self) -> None:
         members = [name for name in self.machines if name not in self.removed]
-        able = [p for p in self._running(member=True) if p.has_arrived]
+        able = [p for p in self._running(member=True) if p.can_write]
         target = self.random.choice(members)
         by = [p for p in able if p.name != target and not p.clone.removed]
         if target == NAMES[0] or not by or len(members) < 3 or self.removed:
             return
         process = self.random.choice(by)
-        if all(member["name"] != target for member in process.clone.members()):
+        id = backups.identity_of(self.machines[target])
+        known = process.clone.log.author(id)
+        if known is None or known.removed:
             return
         self.trace(f"{process.name} removes {target}")
         self.removed.add(target)
-        if self.operate(process.name, lambda: process.clone.remove(target)) is None:
+        if self.operate(process.name, lambda: process.clone.remove(id.hex())) is None:
             self.removed.discard(target)
             self._maybe_removed = target
 
@@ -523,7 +667,10 @@ class Simulation:
     def _notice_removals(self) -> None:
         """A removal whose process died may have been stored all the same."""
         for process in self.processes.values():
-            self.removed |= {m["name"] for m in process.clone.members() if m["removed_by"] is not None}
+            for other in self.processes.values():
+                log, id = process.clone.log, other.clone.identity.id
+                if log.author(id) is not None and log.author(id).removed and not log.may_return(id):
+                    self.removed.add(other.name)
 
     def _heal_once(self) -> bool:
         """One round of everything; whether anything moved."""
@@ -538,6 +685,7 @@ class Simulation:
                     moved = True
                     self.command(process.name, self.people.decide_held, calm=True)
                     self._poll(process)
+            moved |= rejoin.under_way(process.clone.store) is not None
         for one, other in combinations(self._running(), 2):
             if not any(link.between(one.name, other.name) for link in self.links):
                 self._connect(one.name, other.name, calm=True)
