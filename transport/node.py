@@ -342,7 +342,7 @@ class Node:
                     asked, unknown = asked + 1, unknown or error
                 elif tls.is_unknown(error) and at + 1 < len(identities):
                     at += 1
-                elif unknown is not None and isinstance(error, ssl.SSLError):
+                elif unknown is not None and isinstance(error, OSError):
                     raise unknown from None  # it has no earlier one that we know
                 else:
                     raise
