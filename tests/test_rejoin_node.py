@@ -217,3 +217,32 @@ def test_former_keys_are_kept_as_secret_as_the_key(tmp_path):
         former = alice.root / ".replica" / copies.FORMER
         assert former.stat().st_mode & 0o077 == 0
         assert all(file.stat().st_mode & 0o077 == 0 for file in former.iterdir())
+
+
+def test_two_clones_that_both_have_new_identities_still_find_each_other(tmp_path):
+    """Neither has heard who the other is now, and nobody else is there to tell them."""
+
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            Link(alice, bob).run()
+            for clone in (alice, bob):
+                copies.part(clone, tls_certificate)
+                add(clone, "a-buffer.md", f"- of {clone.name}")
+            async with running(alice) as a, running(bob, [at(a)]) as b:
+                await until(lambda: alice.vector() == bob.vector() and len(texts(alice)) == 2, b)
+                await until(lambda: set(b.peers) == {alice.identity.id} and b.in_step, b)
+                assert set(a.peers) == {bob.identity.id}
+
+    asyncio.run(story())
+
+
+def test_who_has_become_somebody_unknown_is_told_as_before_that_it_is_unknown(tmp_path):
+    async def story():
+        with founder(tmp_path / "one") as alice, founder(tmp_path / "other") as stranger:
+            events = []
+            copies.part(stranger, tls_certificate)
+            async with running(stranger) as s, running(alice, [at(s)], events):
+                await until(lambda: any(event["event"] == "unreachable" for event in events), s)
+            assert "not a member" in next(e["message"] for e in events if e["event"] == "unreachable")
+
+    asyncio.run(story())

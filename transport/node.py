@@ -7,6 +7,7 @@ Everything runs on one event loop and touches the store from there only. What ha
 import asyncio
 import contextlib
 import os
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -172,6 +173,7 @@ class Node:
         from transport.door import Guard
 
         self.trust = tls.Trust(self._pem(), self._certificates())
+        self._show_former()
         self.guard = Guard(self.trust)
         hosts, port = self._where()
         listening = dict(
@@ -248,7 +250,8 @@ class Node:
                 await socket.send(wire.encode(Bye(self.pauses.why(id)[:500])))
             await socket.close(1008, "not now")
             return
-        await self._converse(id, socket, dialled=False, address=None, own=self.clone.identity.id)
+        own = self.trust.shown(ssl_object) or self.clone.identity.id
+        await self._converse(id, socket, dialled=False, address=None, own=own)
 
     # --- calling
 
@@ -321,24 +324,41 @@ class Node:
         return f"{where} is this clone itself" if id == self.clone.identity.id else ""
 
     async def _connect_as_known(self, host: str, port: int):
-        """A connection, and which of our identities it was made with: the newest that the other end knows."""
+        """A connection, and which of our identities it was made with: the newest that the other end knows.
+
+        The other end may have a new identity as well, which has not come to us: then it is asked for one it had before.
+        """
         from websockets.exceptions import InvalidHandshake
 
-        identities = copies.identities(self.clone)
-        for at, identity in enumerate(identities):
-            context = self.trust.client if at == 0 else self._former_context(identity)
+        identities, unknown = copies.identities(self.clone), None
+        at = asked = 0  # which of ours we show, and which of its own it is asked for; 0 is the newest
+        while True:
+            context = self.trust.client if at == 0 else self._former_context(identities[at])
+            name = tls.FORMER_NAME.format(asked) if asked else tls.NAME
             try:
-                return await self._connect(host, port, context), identity.id
+                return await self._connect(host, port, context, name), identities[at].id
             except (OSError, InvalidHandshake, EOFError) as error:
-                if at + 1 == len(identities) or not tls.is_unknown(error):
+                if isinstance(error, ssl.SSLCertVerificationError) and asked < tls.MOST_FORMER:
+                    asked, unknown = asked + 1, unknown or error
+                elif tls.is_unknown(error) and at + 1 < len(identities):
+                    at += 1
+                elif unknown is not None and isinstance(error, OSError):
+                    raise unknown from None  # it has no earlier one that we know
+                else:
                     raise
-        raise AssertionError("a clone has an identity")
 
     def _former_context(self, identity: Identity):
+        return tls.Trust(self._former_pem(identity), self._certificates()).client
+
+    def _former_pem(self, identity: Identity) -> Path:
         pem = self.clone.root / FOLDER / copies.FORMER / f"{identity.id.hex()}.pem"
         if not pem.is_file():
             tls.write_pem(pem, identity.private, tls.make_certificate(identity.private))
-        return tls.Trust(pem, self._certificates()).client
+        return pem
+
+    def _show_former(self) -> None:
+        former = copies.identities(self.clone)[1 : 1 + tls.MOST_FORMER]
+        self.trust.also_show([(identity.id, self._former_pem(identity)) for identity in former])
 
     def _part_from_twin(self, where: str) -> None:
         """Another running clone has our identity (a disk image that runs twice): we go on under a new one."""
@@ -372,11 +392,11 @@ class Node:
         self._trusted = None
         self.trust_changed()
 
-    async def _connect(self, host: str, port: int, context):
+    async def _connect(self, host: str, port: int, context, name: str = tls.NAME):
         from websockets.asyncio.client import connect
 
         return await connect(
-            f"wss://{f'[{host}]' if ':' in host else host}:{port}/", ssl=context, server_hostname="replica",
+            f"wss://{f'[{host}]' if ':' in host else host}:{port}/", ssl=context, server_hostname=name,
             subprotocols=[SUBPROTOCOL], compression=None, proxy=None, max_size=frames.MAX_FRAME, max_queue=16,
             write_limit=65536, ping_interval=10, ping_timeout=10, open_timeout=OPEN_TIMEOUT, close_timeout=2,
             user_agent_header=None, additional_headers={INSTANCE: self._instance},
@@ -583,6 +603,7 @@ class Node:
         if certificates != self._trusted:
             self._trusted = certificates
             self.trust.update(certificates)
+            self._show_former()
 
     async def _house_loop(self) -> None:
         places, rescan, rebrowse, touch = addresses.current(), 0.0, 0.0, 0.0

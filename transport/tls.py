@@ -10,7 +10,7 @@ import datetime
 import os
 import ssl
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from replica.errors import PairingError, ProtocolError, ReplicaError, Unreachable
@@ -18,6 +18,11 @@ from replica.keys import clone_id, write_private
 
 ALPN = "replica/1"
 MAX_CERTIFICATE = 1024  # bytes of DER; ours have 282
+
+# The server name that asks for the certificate of now, and the one that asks for an earlier one of that clone: a caller
+# that was away while a clone came back under a new identity knows only an earlier one.
+NAME, FORMER_NAME = "replica", "former-{}.replica"
+MOST_FORMER = 3
 
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h: a laptop's clock must not decide who is a member.
 NO_CHECK_TIME = 0x200000
@@ -124,6 +129,7 @@ class Trust:
 
     def __init__(self, pem: Path, certs: Mapping[bytes, bytes]):
         self._pem = pem
+        self._former: list[tuple[bytes, ssl.SSLContext]] = []  # clone id, context; the newest first
         self._accepted: dict[bytes, bytes] = {}  # DER to clone id
         self.refusals = 0  # certificates that the last update left out
         # The listening context trusts nobody, so that a handshake is refused should the swap ever fail.
@@ -144,6 +150,7 @@ class Trust:
         store = b"".join(known)
         self._current = self._context(ssl.PROTOCOL_TLS_SERVER, store)
         self.client = self._context(ssl.PROTOCOL_TLS_CLIENT, store)
+        self._former = []
         self._accepted = known
         self.refusals = len(left_out)
         return left_out
@@ -153,12 +160,30 @@ class Trust:
         der = ssl_object.getpeercert(binary_form=True)
         return None if der is None else self._accepted.get(der)
 
-    def _use_current(self, ssl_object, _server_name, _context) -> None:
-        ssl_object.context = self._current
+    def also_show(self, former: Sequence[tuple[bytes, Path]]) -> None:
+        """Show these earlier identities, the newest first, to whoever asks for them; after each `update`."""
+        store = b"".join(self._accepted)
+        self._former = [
+            (id, self._context(ssl.PROTOCOL_TLS_SERVER, store, pem)) for id, pem in former[:MOST_FORMER]
+        ]  # fmt: skip
 
-    def _context(self, protocol: int, store: bytes) -> ssl.SSLContext:
+    def shown(self, ssl_object) -> bytes | None:
+        """The earlier identity that a caller has asked for; None: today's."""
+        return next((id for id, context in self._former if ssl_object.context is context), None)
+
+    def _use_current(self, ssl_object, server_name: str | None, _context) -> int | None:
+        asked = [FORMER_NAME.format(at) for at in range(1, MOST_FORMER + 1)]
+        if server_name not in asked:
+            ssl_object.context = self._current
+        elif asked.index(server_name) < len(self._former):
+            ssl_object.context = self._former[asked.index(server_name)][1]
+        else:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        return None
+
+    def _context(self, protocol: int, store: bytes, pem: Path | None = None) -> ssl.SSLContext:
         context = _base(protocol)
-        context.load_cert_chain(self._pem)
+        context.load_cert_chain(pem or self._pem)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME

@@ -22,8 +22,7 @@ class Oracle:
     def check(self) -> None:
         for check in (
             self._one_each, self._in_step, self._same, self._files, self._nothing_lost, self._nothing_leaked,
-            self._nothing_silent,
-            self._rebuilt, self._at_rest, self._reopened,
+            self._nothing_silent, self._rebuilt, self._at_rest, self._reopened,
         ):  # fmt: skip
             check()
 
