@@ -659,9 +659,11 @@ class Simulation:
             if name not in self.processes:
                 self._start(name, calm=True)
         self._notice_removals()
-        for _ in range(ROUNDS):
+        for at in range(ROUNDS):
             if not self._heal_once():
                 return
+            if at == ROUNDS // 2:
+                self._notice_strangers()
         raise Finding("the clones do not come to rest")
 
     def _notice_removals(self) -> None:
@@ -671,6 +673,15 @@ class Simulation:
                 log, id = process.clone.log, other.clone.identity.id
                 if log.author(id) is not None and log.author(id).removed and not log.may_return(id):
                     self.removed.add(other.name)
+
+    def _notice_strangers(self) -> None:
+        """Whose admission a restore has undone before a third heard of it: nobody lets it in, it has to join again."""
+        for process in self._running(member=True) if self.forked else ():
+            ids = {identity.id for identity in copies.identities(process.clone)}
+            others = [other for other in self._running(member=True) if other is not process]
+            if not any(ids & other.trusted for other in others):
+                self.trace(f"nobody knows {process.name}")
+                self.removed.add(process.name)
 
     def _heal_once(self) -> bool:
         """One round of everything; whether anything moved."""
