@@ -160,10 +160,15 @@ def finish(clone: "Clone", certify: "Certify") -> int:
             left = _carry(clone, old)
             # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
             me = old.store.meta("clone")
-            own = [stored for stored in old.changes() if stored.author.id == me and _is_void(stored, left)]
+            ours = {me} | _split(clone, old, left)
+            own = [
+                stored for stored in old.changes()
+                if stored.author.id in ours and _is_void(stored, left)
+                and (stored.author.id == me or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
+            ]  # fmt: skip
             clone.identity = _succeed(clone, state.why, certify)
             _put_back_deps(clone, old)
-            again = _Again(clone, old, left)
+            again = _Again(clone, old, left, ours)
             again.write(own)
             again.remember_rows()
         copies.finish(clone.root / FOLDER, clone.store)
@@ -197,6 +202,18 @@ class _Old:
 
 
 Limits = dict[bytes, int]  # of each author, the last change of the old store that the new one holds too
+
+
+def _split(clone: "Clone", old: "_Old", limits: Limits) -> set[bytes]:
+    """Members of whom the others keep another history than this clone had.
+
+    What only this one had of theirs their author may have lost by a restore: it is written again like our own.
+    """
+    return {
+        author.id for author in old.log.authors()
+        if not author.private and author.seq > limits.get(author.id, 0)
+        and (new := clone.log.author(author.id)) is not None and new.seq > limits.get(author.id, 0)
+    }  # fmt: skip
 
 
 def _is_void(stored: Stored, limits: Limits) -> bool:
@@ -305,8 +322,8 @@ def _put_back_deps(clone: "Clone", old: _Old) -> None:
 class _Again:
     """Writes what our changes did as new changes, on top of what others have done since."""
 
-    def __init__(self, clone: "Clone", old: _Old, limits: Limits):
-        self.clone, self.old, self.limits = clone, old, limits
+    def __init__(self, clone: "Clone", old: _Old, limits: Limits, ours: set[bytes]):
+        self.clone, self.old, self.limits, self.ours = clone, old, limits, ours
         self.texts: set[str] = set()
         self.now: dict[Dot, tuple[Dot, ...]] = {}  # an add of ours that is void, and the one that stands for it
 
@@ -404,14 +421,14 @@ class _Again:
 
     def _versions(self, path: str) -> tuple[str, str]:
         """A text of the old store without our void changes, and with them."""
-        doc, me = self.old.documents_row(path, "text"), self.old.store.meta("clone")
+        doc = self.old.documents_row(path, "text")
         base, mine = (self.old.materialiser.folded_text(doc) for _ in range(2))
         try:
             for stored in self.old.log.changes_of(doc):
                 void = _is_void(stored, self.limits)
                 if not void:
                     apply_text(base, stored)
-                if not void or stored.author.id == me:
+                if not void or stored.author.id in self.ours:
                     apply_text(mine, stored)
         except CorruptUpdate:  # ours build on others' that are void as well: with those, then
             mine = self.old.materialiser.folded_text(doc)
