@@ -415,7 +415,12 @@ class Session:
     def _changes(self, message: Changes) -> list[Message]:
         if self._unheard or self._asked:
             return []
-        sifted = self._sieve.take(message.batch)
+        try:
+            sifted = self._sieve.take(message.batch)
+        except MissingDependency:
+            if self._introduces(message):  # one of us has begun anew: the next conversation starts from what is
+                return self._end("")
+            raise
         for author, seq in sifted.reaches.items():  # the peer holds what it has just sent: never send that back
             self._sent[author] = max(seq, self._sent.get(author, 0))
             self.peer_vector[author] = max(seq, self.peer_vector.get(author, 0))
@@ -425,6 +430,11 @@ class Session:
         if sifted.fault is not None:
             raise sifted.fault
         return [Ack(self._clone.log.vector()), *self.changed()]
+
+    def _introduces(self, message: Changes) -> bool:
+        """Whether somebody who has come back under a new identity is among these, and is not known here."""
+        read = (changes.decode(signed.body) for signed in message.batch)
+        return any(c.kind is changes.Kind.SUCCEED and self._clone.log.author(c.author) is None for c in read)
 
     def _ack(self, message: Ack) -> list[Message]:
         self.peer_vector = dict(message.vector)
