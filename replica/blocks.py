@@ -416,10 +416,10 @@ def _replacements(
         return [(gone[0], come[0])]
     if max(len(gone), len(come)) > MOST_COMPARED:
         return []
-    grams_base = {i: _letter_pairs(base[i].text) for i in gone}
-    grams_new = {j: _letter_pairs(new[j].text) for j in come}
+    grams_base = {i: LetterPairs(base[i].text) for i in gone}
+    grams_new = {j: LetterPairs(new[j].text) for j in come}
     candidates = product(gone, come) if each else zip(gone, come, strict=False)
-    scores = [(-_similarity(grams_base[i], grams_new[j]), i, j) for i, j in candidates]
+    scores = [(-grams_base[i].likeness(grams_new[j]), i, j) for i, j in candidates]
     pairs: dict[int, int] = {}
     taken: set[int] = set()
     for score, i, j in sorted(scores):
@@ -429,16 +429,26 @@ def _replacements(
     return list(pairs.items())
 
 
-def _letter_pairs(text: str) -> Counter[str]:
-    """The pairs of neighbouring characters, which tell similar texts in scripts with and without spaces."""
-    text = text[:LONGEST_COMPARED]
-    return Counter(text[at : at + 2] for at in range(len(text) - 1)) or Counter([text])
+class LetterPairs:
+    """The pairs of neighbouring characters of a text, which tell similar texts in scripts with and without spaces."""
 
+    __slots__ = ("counts", "size")
 
-def _similarity(a: Counter[str], b: Counter[str]) -> float:
-    """Twice what both have, divided by what either has (Dice 1945): 0 nothing in common, 1 all."""
-    size_a, size_b = a.total(), b.total()
-    if 2 * min(size_a, size_b) < SIMILAR * (size_a + size_b):
-        return 0.0
-    few, many = sorted((a, b), key=len)
-    return 2 * sum(min(count, many[gram]) for gram, count in few.items() if gram in many) / (size_a + size_b)
+    def __init__(self, text: str):
+        text = text[:LONGEST_COMPARED]
+        self.counts = Counter(text[at : at + 2] for at in range(len(text) - 1)) or Counter([text])
+        self.size = self.counts.total()
+
+    def likeness(self, other: "LetterPairs") -> float:
+        """Twice what both have, divided by what either has (Dice 1945), up to 1; what is below `SIMILAR` may be 0."""
+        if 2 * min(self.size, other.size) < SIMILAR * (self.size + other.size):
+            return 0.0
+        return 2 * self._common(other) / (self.size + other.size)
+
+    def overlap(self, other: "LetterPairs") -> float:
+        """How much of the shorter one the longer one has, from 0 to 1."""
+        return self._common(other) / min(self.size, other.size)
+
+    def _common(self, other: "LetterPairs") -> int:
+        few, many = sorted((self.counts, other.counts), key=len)
+        return sum(min(count, many[gram]) for gram, count in few.items() if gram in many)

@@ -8,7 +8,7 @@ from bisect import bisect
 from collections.abc import Callable
 from typing import NamedTuple
 
-from replica.blocks import Block, block_id, pair, parse
+from replica.blocks import COMPARED_IN_ALL, SIMILAR, Block, Edits, LetterPairs, block_id, pair, parse
 from replica.changes import Add, Dot, Remove
 from replica.documents import Entry
 from replica.filetext import ascending
@@ -16,6 +16,7 @@ from replica.materialise import place_of
 
 Levelled = tuple[int, Add | Remove]  # the level that the operation is written at
 
+OVERLAPPING = 0.6  # share of the shorter text from which a new block may repeat a level-0 entry that changed
 UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
 
 # Roles and texts of blocks that were of level 0. Asked only when a block is new: most saves add nothing, or little.
@@ -74,7 +75,7 @@ class _Saving:
         self.levels = _Levels(level, secrets)
         self.base, self.base_ids, self.new, self.seen, self.level = base, base_ids, new, seen, level
         self.by_id = {entry.id: entry for entry in live}
-        self.edits = pair(base, new)
+        self.edits, self.like_private = self._private_first(pair(base, new))
         in_base = set(base_ids)
         arrived = [entry for entry in live if entry.id not in in_base]
         # A line that others added meanwhile and that stands in the file too is that same line.
@@ -100,7 +101,7 @@ class _Saving:
                 place, private = self._replace(j, block, any_after, shared_after)
                 gap = j
             else:
-                place, private = self._add(block, any_after, shared_after, gap in private_gaps)
+                place, private = self._add(j, block, any_after, shared_after, gap in private_gaps)
             if place is not None:
                 any_after = place
                 if not private:
@@ -132,7 +133,7 @@ class _Saving:
         kills = self._seen(entry) if entry is not None else ()
         if entry is None or not kills:
             # It went meanwhile; the edit of it is kept as an entry of its own.
-            return self._add(block, None, None, False)
+            return self._add(j, block, None, None, False)
         twin = self.names.live_twin(block)
         if twin is not None:
             self._write(entry, Remove(kills))
@@ -144,13 +145,13 @@ class _Saving:
         self._write(entry, Add(block.role, block.text, occurrence, block.lead, after, kills, entry.meta))
         return block_id(block.role, block.text, occurrence), entry.private
 
-    def _add(self, block: Block, any_after, shared_after, beside_private: bool) -> tuple[bytes, bool]:
+    def _add(self, j: int, block: Block, any_after, shared_after, beside_private: bool) -> tuple[bytes, bool]:
         twin = self.names.live_twin(block)
         if twin is not None:
             return twin.place, twin.private
         occurrence = self.names.free(block)
         # Where level-0 entries went from, what came in their place may be the same in other words: it stays here.
-        level = 0 if beside_private else self.levels.of(block)
+        level = 0 if beside_private or j in self.like_private else self.levels.of(block)
         after = any_after if level == 0 else shared_after
         self.ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
         return block_id(block.role, block.text, occurrence), level == 0
@@ -168,6 +169,58 @@ class _Saving:
     def _write(self, entry: Entry, op: Add | Remove) -> None:
         self.ops.append((0 if entry.private else max(self.level, 1), op))
 
+    def _private_first(self, edits: Edits) -> tuple[Edits, set[int]]:
+        """A level-0 entry that left its place is looked for in the whole file: what is most like it, is it.
+
+        Places tell little when an editor writes blocks in an order of its own. Also returns which new blocks are less
+        alike, yet enough not to be shared.
+        """
+        gone = {i for i in edits.removed if self._private(i)}
+        changed = {i for i, _ in edits.replaced if self._private(i)}
+        shared = {j: i for i, j in edits.replaced if i not in changed}
+        come = [*edits.added, *shared]
+        if not (gone or changed) or not come:
+            return edits, set()
+        if len(gone | changed) * len(come) > COMPARED_IN_ALL:
+            alike, like = [], set(edits.added)  # too many to compare: nothing new is shared
+        else:
+            alike, like = self._alike(gone, changed, come, shared)
+        found: dict[int, int] = {}
+        for _, i, j in sorted(alike):
+            if i not in found and j not in found.values():
+                found[i] = j
+        like |= {j for _, _, j in alike} - set(found.values())
+        apart = like | set(found.values())  # they are no edits of what is shared
+        replaced = [(i, j) for i, j in edits.replaced if j not in apart]
+        removed = {*edits.removed, *(i for i, j in edits.replaced if j in apart)} - found.keys()
+        added = sorted({*edits.added, *(like & shared.keys())} - set(found.values()))
+        return Edits(edits.kept, sorted([*replaced, *found.items()]), sorted(removed), added), like
+
+    def _alike(
+        self, gone: set[int], changed: set[int], come: list[int], shared: dict[int, int]
+    ) -> tuple[list[tuple[float, int, int]], set[int]]:
+        """Which of `come` may be one of `gone` (with the negative likeness), and which are too like either to share."""
+        alike, like = [], set()
+        pairs = {i: LetterPairs(self.base[i].text) for i in gone | changed | set(shared.values())}
+        for j in come:
+            its = LetterPairs(self.new[j].text)
+            likeness, overlap = 0.0, 0.0
+            if j in shared:
+                likeness, overlap = its.likeness(pairs[shared[j]]), its.overlap(pairs[shared[j]])
+            for i in sorted(gone | changed):
+                if self.base[i].role != self.new[j].role:
+                    continue
+                score = its.likeness(pairs[i])
+                if i in gone and score >= SIMILAR and score > likeness:
+                    alike.append((-score, i, j))
+                elif its.overlap(pairs[i]) >= max(OVERLAPPING, overlap):
+                    like.add(j)
+        return alike, like
+
+    def _private(self, i: int) -> bool:
+        entry = self._entry(i)
+        return entry is not None and entry.private
+
     def _private_gaps(self) -> set[int]:
         """Behind which new blocks level-0 entries stood that are gone."""
         gaps, last = set(), -1
@@ -175,7 +228,7 @@ class _Saving:
         for i in range(len(self.base)):
             if i in stays:
                 last = stays[i]
-            elif (entry := self._entry(i)) is not None and entry.private:
+            elif self._private(i):
                 gaps.add(last)
         return gaps
 

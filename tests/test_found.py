@@ -156,6 +156,26 @@ def test_a_private_line_that_comes_back_is_private():
         assert read(alice, "a-buffer.md") == whole and b"the secret" not in stored_bytes(bob)
 
 
+def test_a_private_line_edited_by_an_editor_with_an_older_order_is_private():
+    """Neither its place nor its gap tells what it is: only its words do."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        with_a_secret(network)
+        saves = [
+            "- more\n- one\n- the secret\n- void\n",
+            "- more\n- one, edited\n- secret 2\n- void\n",
+            "- more\n- secret 3\n- void\n",
+            "- secret 3 and much more to say of it\n- void\n- xyz\n- more\n",
+            "- other\n- xyz\n- the secret 3 and much more to say of it all\n- void\n- more\n",
+        ]
+        for text in saves:
+            save(alice, "notes.md", text)
+            network.run("alice")
+        network.share()
+        assert "secret" not in read(bob, "notes.md") and b"secret" not in stored_bytes(bob)
+        assert "- the secret 3 and much more to say of it all" in read(alice, "notes.md").splitlines()
+
+
 def test_a_line_copied_out_of_a_private_document_is_shared():
     with Network("alice", "bob") as network:
         alice, bob = network["alice"], network["bob"]

@@ -165,6 +165,29 @@ def test_what_replaces_a_private_line_stays_private():
             assert saved.ops and all(level == 0 for level, _ in saved.ops)
 
 
+@few
+@given(st.permutations(["- one", "- two and more", "- three", "- four of them"]), st.randoms(use_true_random=False))
+def test_an_edit_of_a_private_line_is_shared_in_no_order(order, random):
+    """Whatever else is added, edited, taken away or moved in the same save."""
+    with Network("alice") as network:
+        alice = network["alice"]
+        add(alice, "x", "- one", "- two and more", "- three", "- four of them")
+        place = random.choice([None, *(entry.place for entry in alice.entries("x"))])
+        alice.edit_entries("x", "union", [(0, Add("entry", "- the secret plan", 1, "", place, (), {}))])
+        entries = alice.entries("x")
+        base, ids = "".join(f"{entry.text}\n" for entry in entries), [entry.id for entry in entries]
+        new = [line for line in order if random.random() < 0.7]
+        new = [line + random.choice(("", "", " edited")) for line in new] + random.sample(["- new", "- newer"], k=1)
+        edited = random.choice(("- the secret plan B", "- now: the secret plan", "- the secrets plan", "- secret plan"))
+        new.insert(random.randrange(len(new) + 1), edited)
+        text = "".join(f"{line}\n" for line in new)
+        live = alice.documents.entries(alice.documents.find("x", "union"))
+        saved = intake.save(parse(base, "union"), ids, text, "union", live, set(ids), alice.log.last_row(), 1)
+        assert any(isinstance(op, Add) and op.text == edited for _, op in saved.ops)
+        for level, op in saved.ops:
+            assert level == 0 or not isinstance(op, Add) or "secret" not in op.text
+
+
 def test_a_line_deleted_elsewhere_and_edited_here_is_kept_as_edited():
     with Network("alice", "bob") as network:
         alice, bob = network["alice"], network["bob"]
