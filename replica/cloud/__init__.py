@@ -1,0 +1,1 @@
+"""Converged memory out to services and files, and back (docs/cloud.md)."""
