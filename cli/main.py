@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Memory": {"cli.memory": ("ls", "show", "add", "search", "log", "diff", "restore")},
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
+    "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
     "Upkeep": {"cli.upkeep": ("compact",)},
 }
 MODULES = {name: module.strip() for modules in SECTIONS.values() for module, names in modules.items() for name in names}

@@ -85,6 +85,7 @@ class Plan:
     unchanged: int = 0
     skips: list[Skip] = field(default_factory=list)
     marks: dict[str, bytes] = field(default_factory=dict)
+    known: list[Row] = field(default_factory=list)  # what came from this service, by another clone's pull
     later: int = 0  # over the limit that was asked for
 
     def count(self, action: str) -> int:
@@ -119,14 +120,17 @@ class Report:
 # --- what is to be done
 
 
-def plan(clone: Clone, ledger: Ledger, n: int, level: int, options: Options, cut: Cut, embedder: str = "") -> Plan:
-    """Compare the cut with the ledger of place `n`. Nothing is written, nothing is sent."""
-    return _Planning(clone, ledger, n, level, options, cut, embedder).result()
+def plan(
+    clone: Clone, ledger: Ledger, n: int, type: str, level: int, options: Options, cut: Cut, embedder: str = ""
+) -> Plan:
+    """Compare the cut with the ledger of place `n`, a sink of `type`. Nothing is written, nothing is sent."""
+    return _Planning(clone, ledger, n, type, level, options, cut, embedder).result()
 
 
 class _Planning:
-    def __init__(self, clone, ledger, n, level, options: Options, cut: Cut, embedder: str):
+    def __init__(self, clone, ledger, n, type: str, level, options: Options, cut: Cut, embedder: str):
         self.clone, self.ledger, self.n, self.level = clone, ledger, n, level
+        self.prefix = pulled_tag(type, "")
         self.options, self.cut, self.embedder = options, cut, embedder
         self.plan = Plan()
         self.wanted = _Wanted(clone, options)
@@ -193,9 +197,12 @@ class _Planning:
         """Whether nothing stands in the way of it."""
         its = digest(item)
         if item.id in self.proposed:
-            why = "the service has something else: settle it with `replica conflicts`, or `replica accept` and `reject`"
-            self.plan.skips.append(Skip(item.id, item.document, preview(item.text), why))
+            self.plan.skips.append(Skip(item.id, item.document, preview(item.text), DIFFERS))
             return False
+        if row is None and (came := self._came_as(item, its)) is not None:
+            self.plan.known.append(came)
+            self.plan.unchanged += 1
+            return True
         if row is None or (row.state != "stored" and row.hash is None):
             action = "new"
         elif row.state == "stored" and row.digest == its and row.embedder in (None, self.embedder):
@@ -214,6 +221,17 @@ class _Planning:
         self.plan.changes.append(Change(action, item.id, item.document, self.wanted.dressed(item), row, its))
         return True
 
+    def _came_as(self, item: Item, its: bytes) -> Row | None:
+        """A row for what another clone has pulled from this very service: it is there already, under that id."""
+        remote = next((tag[len(self.prefix) :] for tag in item.tags if tag.startswith(self.prefix)), None)
+        if not remote:
+            return None
+        hash = bytes.fromhex(item.hash)
+        return Row(
+            item.id, item.document, "stored", its, hash, hash, remote, item.namespace, self.embedder or None,
+            None, None, None, 0, 0, self.now,
+        )  # fmt: skip
+
     def _vanished(self, alive: set[str], stored: dict[str, int]) -> None:
         """Documents that are gone, or are not shared any more: so are their items."""
         waits = read.unacknowledged(self.clone, self.cut.vector) if self.cut.vector is not None else set()
@@ -224,8 +242,8 @@ class _Planning:
 
     def _gone(self, rows: Iterable[Row], behind: bool) -> None:
         for row in rows:
-            if behind:
-                self.plan.skips.append(Skip(row.id, row.document, "", WAITS))
+            if behind or row.id in self.proposed:
+                self.plan.skips.append(Skip(row.id, row.document, "", WAITS if behind else DIFFERS))
             else:
                 self.plan.changes.append(Change("deleted", row.id, row.document, None, row))
 
@@ -239,6 +257,7 @@ class _Planning:
         self.plan.marks = {path: mark for path, mark in self.plan.marks.items() if path not in left_out}
 
 
+DIFFERS = "the service has something else: settle it with `replica conflicts`, or `replica accept` and `reject`"
 MEANING = 1  # raised when items are made otherwise than before, so that no mark of then counts
 
 
@@ -305,6 +324,11 @@ def digest(item: Item) -> bytes:
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).digest()
 
 
+def pulled_tag(type: str, remote_id: str) -> str:
+    """The tag of an entry that was pulled: by it other clones know that its service has it already."""
+    return f"{type}:{remote_id}"
+
+
 def minutes(ms: int) -> str:
     return f"{max(1, round(ms / MINUTE))} min" if ms < 120 * MINUTE else f"{round(ms / 60 / MINUTE)} h"
 
@@ -334,6 +358,7 @@ class _Run:
 
     def all(self) -> None:
         todo = self.plan.changes
+        self.ledger.put(self.n, self.plan.known)
         store = [change for change in todo if change.action != "deleted"]
         delete = [change for change in todo if change.action == "deleted"]
         try:
@@ -367,17 +392,20 @@ class _Run:
     # --- storing
 
     def _with_remote_ids(self, store: list[Change]) -> list[Change]:
-        """What an earlier run sent and got no answer for is looked for, so that it is not there twice."""
+        """What may be there all the same is looked for, so that it is not there twice.
+
+        Another clone may have stored it, or an earlier run that got no answer.
+        """
         if self.sink.keeps_ids:
             return store
-        doubtful = [change for change in store if change.row is not None and change.row.state == "sending"]
+        doubtful = [one.id for one in store if one.row is None or one.row.state == "sending" or not one.row.remote]
         if not doubtful:
             return store
-        found = self._patiently(lambda: self.sink.find([change.id for change in doubtful]))
-        known = {change.id for change in doubtful}
+        found = self._patiently(lambda: self.sink.find(doubtful))
+        now = _now()
         return [
-            change._replace(row=change.row._replace(remote=found.get(change.id)))
-            if change.id in known and change.row is not None else change
+            change._replace(row=(change.row or _row(change, "sending", now))._replace(remote=found[change.id]))
+            if change.id in found else change
             for change in store
         ]  # fmt: skip
 
@@ -481,15 +509,20 @@ class _Run:
 
     def _take(self, batch: list[Change], outcomes: Sequence[Outcome]) -> None:
         now = _now()
-        rows = []
+        rows, moved = [], []
         for change, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Stored):
                 rows.append(self._stored(change, outcome, now))
+                old = change.row.remote if change.row is not None else None
+                if old is not None and old != outcome.remote_id:
+                    moved.append(Known(change.id, old, change.row.namespace))
             else:
                 rows.append(self._failed(change, outcome, now))
                 if outcome.trouble in (Trouble.AUTH, Trouble.QUOTA):
                     self._end(outcome)
         self.ledger.put(self.n, rows)
+        if moved:  # it was there under an id that somebody else gave it, and is now under ours
+            self._patiently(lambda: self.sink.delete(moved))
         self.finished += len(batch)
         self.progress(self.finished, len(self.plan.changes))
 

@@ -100,7 +100,7 @@ def of(clone: Clone, source: Source, level: int = 1, scope: Scope | None = None,
     """
     if source.level == 0 or (source.document.private is not None and source.document.policy == "text"
                              and _alive(clone, source.document.private)):  # fmt: skip
-        return Found([], [Skip(None, source.document.path, "", "level 0 stays in its clone")], set())
+        return Found([], [Skip(None, source.document.path, "", PRIVATE)], set())
     read = _sections if source.document.policy in ("text", "latest") else _entries
     return read(clone, source, level, scope, cut)
 
@@ -110,6 +110,7 @@ def of(clone: Clone, source: Source, level: int = 1, scope: Scope | None = None,
 
 def _entries(clone: Clone, source: Source, level: int, scope: Scope | None, cut: Vector | None) -> Found:
     document, found = source.document, Found([], [], set())
+    found.skips.extend(Skip(None, document.path, "", PRIVATE) for _ in range(_private_entries(clone, document)))
     in_conflict = _in_conflict(clone, document)
     rows: dict[bytes, list[tuple]] = {}
     for row in clone.store.rows(
@@ -138,6 +139,13 @@ def _entries(clone: Clone, source: Source, level: int, scope: Scope | None, cut:
     return found
 
 
+def _private_entries(clone: Clone, document: Document) -> int:
+    return clone.store.value(
+        "SELECT count(DISTINCT id) FROM adds WHERE doc=? AND dead=0 AND role=?", (document.private, ENTRY)
+    )
+
+
+PRIVATE = "level 0 stays in its clone"
 WAITS = "not all members in reach have it yet"
 
 

@@ -61,7 +61,8 @@ def type_of(text: str, document: str, said: str | None = None) -> str:
     if found:
         return next(kind for at, (kind, _) in enumerate(_LABELS) if found[f"t{at}"])
     path = PurePosixPath(document)
-    for name in (path.stem, *reversed(path.parts[:-1])):
+    heading = text.split("\n", 1)[0][:200].lstrip("# ") if text.startswith("#") else ""
+    for name in (heading, path.stem, *reversed(path.parts[:-1])):
         for kind, words in _NAMES:
             if words.search(name):
                 return kind

@@ -1,7 +1,7 @@
 """Pull: what was written, changed or taken away in a service comes here, and no difference is settled by itself.
 
-What we exported is known again by our id, by its id there, or by its words, and is nothing new. What changed there alone
-becomes an edit here. What changed on both sides waits as a conflict, and what was taken away there waits as well.
+What we exported is known again by our id, by its id there, or by its words, and is nothing new. What changed there
+alone becomes an edit here. What changed on both sides waits as a conflict, and what was taken away there waits as well.
 """
 
 import hashlib
@@ -51,17 +51,20 @@ class Local(NamedTuple):
 
 
 def pull(
-    clone: Clone, ledger: Ledger, n: int, sink: Sink, into: str, *, level: int = 1,
+    clone: Clone, ledger: Ledger, n: int, sink: Sink, into: str, pulled: Pulled,
     now: Callable[[], int] = lambda: int(time.time() * 1000),
 ) -> Pulled:  # fmt: skip
-    """Take in what is different there. Raises SinkError: it cannot be asked; what was taken in until then stays."""
-    return _Pull(clone, ledger, n, sink, into, level, now()).result()
+    """Take in what is different there, and say so in `pulled`.
+
+    Raises SinkError: it cannot be asked; what was taken in until then stays.
+    """
+    return _Pull(clone, ledger, n, sink, into, pulled, now()).result()
 
 
 class _Pull:
-    def __init__(self, clone: Clone, ledger: Ledger, n: int, sink: Sink, into: str, level: int, now: int):
+    def __init__(self, clone: Clone, ledger: Ledger, n: int, sink: Sink, into: str, pulled: Pulled, now: int):
         self.clone, self.ledger, self.n, self.sink, self.into, self.now = clone, ledger, n, sink, into, now
-        self.pulled = Pulled(sink.settings.name, sink.type)
+        self.pulled = pulled
         self.here: dict[UUID, Local] = {}
         self.by_hash: dict[bytes, UUID] = {}
         for local in everything(clone):
@@ -170,8 +173,9 @@ class _Pull:
             return
         try:
             added = writing.add(
-                self.clone, self.into, remote.text, type=_type(remote.type), tags=_tags(remote.tags), level=None
-            )
+                self.clone, self.into, remote.text, type=_type(remote.type),
+                tags=_tags((export.pulled_tag(self.sink.type, remote.remote_id), *remote.tags)),
+            )  # fmt: skip
         except ReplicaError as error:
             self.pulled.skips.append((preview(remote.text), str(error)))
             return

@@ -1,4 +1,4 @@
-"""A run over several sinks: each is opened, asked, told and closed, and what goes wrong with one is no other's trouble."""
+"""Runs over sinks: each is opened, asked, told and closed, and what goes wrong with one is no other's trouble."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from replica.cloud.configured import Configured
 from replica.cloud.embed import Embedder
 from replica.cloud.export import Cut, Options, Plan, Progress, Report
 from replica.cloud.ledger import Ledger
-from replica.errors import ConfigError
+from replica.cloud.pull import Pulled, pull
+from replica.errors import ConfigError, UsageError
 from replica.log import Vector
 
 
@@ -32,7 +33,7 @@ def export_to(
             with_vectors = embedder_of(sink)
             report.embedder = with_vectors.id
         level = sink.values["level"]
-        report.planned = export.plan(clone, ledger, n, level, options, cut, report.embedder)
+        report.planned = export.plan(clone, ledger, n, sink.type, level, options, cut, report.embedder)
         report.after = report.before
         if dry_run:
             return report
@@ -91,6 +92,32 @@ def _checkpoint(ledger: Ledger, n: int, report: Report, cut: Cut, vector: Vector
     return after
 
 
+def pull_from(clone: Clone, ledger: Ledger, sink: Configured) -> Pulled:
+    """Pull from one sink. Whatever is wrong with it is in what comes back.
+
+    Raises ReplicaError: the sink's place was never agreed to, or it cannot be read back.
+    """
+    if not sink.of.reads_back:
+        raise UsageError(f"what is in {sink.name} ({sink.type}) cannot be read back", hint="it takes exports alone")
+    configured.require_approval(clone, ledger, sink)
+    n = ledger.sink(sink.name, sink.target)
+    result = Pulled(sink.name, sink.type)
+    try:
+        with_vectors = embedder_of(sink) if sink.of.wants_vectors else None
+        place = opened(clone, sink, with_vectors)
+        try:
+            place.prepare()
+            return pull(clone, ledger, n, place, configured.into(sink), result)
+        finally:
+            place.close()
+            if with_vectors is not None:
+                with_vectors.close()
+    except SinkError as error:
+        result.ended = error
+        _note_error(ledger, sink, error)
+    return result
+
+
 def _note_error(ledger: Ledger, sink: Configured, error: SinkError) -> None:
     n = ledger.known_sink(sink.name, sink.target)
     if n is not None:
@@ -101,4 +128,4 @@ def waiting(clone: Clone, ledger: Ledger, sink: Configured) -> Plan:
     """What an export would do now, without asking anybody."""
     n = ledger.sink(sink.name, sink.target)
     embedder = embedder_of(sink).id if sink.of.wants_vectors else ""
-    return export.plan(clone, ledger, n, sink.values["level"], Options(), Cut(), embedder)
+    return export.plan(clone, ledger, n, sink.type, sink.values["level"], Options(), Cut(), embedder)
