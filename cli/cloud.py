@@ -160,10 +160,18 @@ def _readable(clone: "Clone", names: list[str] | None) -> "list[Configured]":
 
 @contextmanager
 def _ledger(clone: "Clone"):
-    from replica.cloud.ledger import Ledger
+    """The ledger, for this process alone: two exports of one clone would not know of each other."""
+    from replica.cloud.ledger import LOCK, Ledger
+    from replica.disk import alone
+    from replica.places import FOLDER
 
-    with Ledger(clone.root) as ledger:
-        yield ledger
+    with alone(clone.root / FOLDER / LOCK) as ours:
+        if not ours:
+            raise ReplicaError(
+                "another command exchanges with the sinks just now", hint="run it again when that has ended"
+            )
+        with Ledger(clone.root) as ledger:
+            yield ledger
 
 
 def _export(clone, sinks, options, allow_unconverged: bool, dry_run: bool, json: bool, done: str) -> None:
@@ -455,7 +463,9 @@ def add_sink(
     Example: replica sinks add store --type qdrant --set url=http://localhost:6333
     """
     from replica.cloud import configured
+    from replica.cloud.sinks import kind
 
+    kind(type)
     keys = {"type": type, **dict(_setting(type, one) for one in settings or [])}
     with opened(folder) as clone:
         _take_in(clone)

@@ -19,6 +19,7 @@ from replica.places import FOLDER
 from replica.store import translated
 
 FILE = "cloud.db"
+LOCK = "cloud.lock"  # held while something goes to a sink or comes from one
 VERSION = 1
 
 SCHEMA = """
