@@ -173,6 +173,7 @@ class Collection:
 
     def nearest(self, body: dict) -> list[dict]:
         wanted = body["query"]
+        wanted = wanted["nearest"] if isinstance(wanted, dict) else wanted  # both are right
         if len(wanted) != self.vectors.get("size"):
             raise failure(400, f"Wrong input: Vector dimension error: expected dim: {self.vectors.get('size')}")
         scored = [(cosine(wanted, point["vector"]), point) for point in self.matching(body.get("filter"))]
