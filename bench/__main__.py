@@ -19,6 +19,7 @@ BENCHES = (
     "startup",
     "idle",
     "flood",
+    "export_qdrant",
 )
 
 

@@ -119,7 +119,7 @@ class Rest(Engine):
         return int(result["count"]) if isinstance(result, dict) and isinstance(result.get("count"), int) else 0
 
     def search(self, vector: Sequence[float], limit: int, any_of: AnyOf) -> list[tuple[PointId, float]]:
-        body = {"query": list(vector), "limit": limit, "with_payload": False, **_filter(any_of)}
+        body = {"query": {"nearest": list(vector)}, "limit": limit, "with_payload": False, **_filter(any_of)}
         result = self._call("POST", "/points/query", body)
         points = result.get("points") if isinstance(result, dict) else None
         return [(point["id"], float(point["score"])) for point in points or ()]
