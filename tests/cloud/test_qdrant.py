@@ -516,6 +516,21 @@ def test_a_full_disk_is_refused_before_the_engine_dies_of_it(embedded, monkeypat
     stored(embedded, item("a"))
 
 
+def test_a_batch_is_flushed_before_it_is_acknowledged(embedded):
+    """A kill would not show it: what is only in memory maps outlives the process, but no power cut."""
+    shard, calls = embedded._engine._shard, []
+
+    class Watched:
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(shard, name)
+
+    embedded._engine._shard = Watched()
+    remote = stored(embedded, item("a"))
+    embedded.delete([Known(id, there) for id, there in remote.items()])
+    assert calls == ["retrieve", "update", "flush", "update", "flush"]
+
+
 def test_without_the_engine_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "qdrant_edge", None)
     with pytest.raises(SinkError, match="not installed") as caught:
