@@ -80,7 +80,7 @@ class TestEmbedded(Contract, ReadBack):
     def place(self, tmp_path):
         q = pytest.importorskip("qdrant_edge", reason="the embedded engine is not installed: qdrant-edge-py")
         made = []
-        folder = tmp_path / ".replica" / "qdrant" / "memory"
+        folder = tmp_path / ".replica" / "qdrant" / f"memory-{DIMENSION}"
 
         def sink():
             made.append(Qdrant(settings(tmp_path)))
@@ -244,7 +244,7 @@ def test_a_collection_with_vectors_of_another_size_is_not_touched(tmp_path, flav
     if flavour == "embedded":
         pytest.importorskip("qdrant_edge", reason="the embedded engine is not installed: qdrant-edge-py")
     with FakeQdrant() as fake:
-        url = {"url": fake.url} if flavour == "rest" else {}
+        url = {"url": fake.url} if flavour == "rest" else {"path": "here"}
         first = Qdrant(settings(tmp_path, **url))
         first.prepare()
         stored(first, item("a"))
@@ -255,11 +255,25 @@ def test_a_collection_with_vectors_of_another_size_is_not_touched(tmp_path, flav
         assert caught.value.trouble is Trouble.CONFLICT and "another `collection`" in caught.value.hint
         other.close()
         assert list(texts_of(first).values()) == [item("a").text]
+        url = url if flavour == "rest" else {"path": "there"}
         elsewhere = Qdrant(settings(tmp_path, dimension=4, collection="other", **url))
         elsewhere.prepare()
         stored(elsewhere, item("a"))
         elsewhere.close()
         first.close()
+
+
+def test_another_embedder_begins_a_folder_of_its_own(tmp_path):
+    pytest.importorskip("qdrant_edge", reason="the embedded engine is not installed: qdrant-edge-py")
+    for dimension in (DIMENSION, 4):
+        sink = Qdrant(settings(tmp_path, dimension=dimension))
+        sink.prepare()
+        stored(sink, item("a"))
+        sink.close()
+    assert {folder.name for folder in (tmp_path / ".replica" / "qdrant").iterdir()} >= {
+        f"memory-{DIMENSION}",
+        "memory-4",
+    }
 
 
 @pytest.mark.parametrize("flavour", ["rest", "embedded"])
@@ -460,7 +474,7 @@ def test_several_threads_may_store(fake, tmp_path):
 
 def test_it_needs_no_setting_at_all_and_is_below_the_clones_folder(tmp_path, embedded):
     stored(embedded, item("a"))
-    assert (tmp_path / ".replica" / "qdrant" / "memory" / "segments").is_dir()
+    assert (tmp_path / ".replica" / "qdrant" / f"memory-{DIMENSION}" / "segments").is_dir()
     assert "1 items" in embedded.test() and str(tmp_path) in embedded.layers()[0].where
 
 
@@ -499,7 +513,7 @@ def test_an_empty_folder_and_a_half_made_one_are_no_hindrance(tmp_path):
 def test_a_damaged_folder_is_told_with_the_way_out(tmp_path, embedded):
     stored(embedded, item("a"))
     embedded.close()
-    (tmp_path / ".replica" / "qdrant" / "memory" / "edge_config.json").write_text("{")
+    (tmp_path / ".replica" / "qdrant" / f"memory-{DIMENSION}" / "edge_config.json").write_text("{")
     with pytest.raises(SinkError) as caught:
         embedded.present()
     assert caught.value.trouble is Trouble.UNREACHABLE and "move that folder away" in caught.value.hint
