@@ -20,6 +20,7 @@ BENCHES = (
     "idle",
     "flood",
     "export",
+    "recall",
 )
 
 
