@@ -39,6 +39,7 @@ PIECE = 1_000  # characters that one vector stands for: about what the smallest 
 MOST_PIECES = 32  # of one entry; what stands behind them is found by its words
 EMBED_TOGETHER = 64  # texts between two looks at the clock
 FEW = 2_000  # vectors that are compared without numpy: loading it takes longer
+PAGE = 16_384  # bytes: of the usual 4,096 a vector would fill half, and waste the other
 
 SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -49,7 +50,7 @@ CREATE TABLE documents(
 CREATE TABLE entries(
     n INTEGER PRIMARY KEY, doc INTEGER NOT NULL, name BLOB NOT NULL, id BLOB, heading TEXT NOT NULL, text TEXT NOT NULL,
     author BLOB NOT NULL, time INTEGER NOT NULL, private INTEGER NOT NULL, UNIQUE(doc, name));
-CREATE VIRTUAL TABLE words USING fts5(text, tokenize='porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE words USING fts5(text, tokenize="{tokenizer}");
 -- What of an entry has a vector of its own, by a hash of its text.
 CREATE TABLE pieces(entry INTEGER, at INTEGER, name BLOB NOT NULL, PRIMARY KEY(entry, at)) WITHOUT ROWID;
 CREATE INDEX pieces_by_name ON pieces(name);
@@ -494,6 +495,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _opened(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+    connection.execute(f"PRAGMA page_size={PAGE}")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")  # what a power cut takes is made again
     connection.execute("PRAGMA temp_store=MEMORY")
@@ -504,7 +506,7 @@ def _with_tables(connection: sqlite3.Connection) -> sqlite3.Connection:
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was quicker
-            for statement in SCHEMA.split(";\n"):
+            for statement in SCHEMA.replace("{tokenizer}", words.TOKENIZER).split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
@@ -518,4 +520,4 @@ def _remove(path: Path) -> None:
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Not busy, not full, not forbidden: what stands in the file is not what was written there."""
-    return type(error) is sqlite3.DatabaseError
+    return type(error) in (sqlite3.DatabaseError, sqlite3.IntegrityError)

@@ -1,8 +1,7 @@
 """The words of a text and of a question, for full-text search and for hashed vectors. Pure."""
 
 import re
-
-WORD = re.compile(r"\w+")
+from collections.abc import Iterator
 
 # Scripts that are written without blanks between words, and Hangul, whose words change at their ends: FTS5 would take a
 # whole sentence for one word. Such a run is cut into overlapping pairs of characters, as search engines do.
@@ -12,6 +11,12 @@ _UNSPACED = (
     "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
 )
 BIGRAM_RUN = re.compile(f"[{_UNSPACED}]+")
+
+# Marks that belong to a word and are no letters: accents, points of Hebrew and Arabic, and the scripts of India, in
+# which vowels are marks.
+_MARKS = "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
+WORD = re.compile(rf"[\w{_MARKS}{_UNSPACED}]+")
+TOKENIZER = "porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'"  # of FTS5, to the same ends
 
 # Words that say nothing of what is meant. Where a question has no others, they count all the same.
 _STOP = """
@@ -40,16 +45,23 @@ def query(question: str) -> str:
 
     Each word stands in quotes, and a word holds no quote: nothing of a question is an operator.
     """
-    terms: dict[str, None] = {}
-    for word in WORD.findall(question[:MOST_QUERY].casefold()):
-        at = 0
-        for run in BIGRAM_RUN.finditer(word):
-            terms[f'"{word[at : run.start()]}"'] = None
-            # A single character is found where a pair begins with it.
-            pairs = [run[0][at : at + 2] for at in range(len(run[0]) - 1)]
-            terms.update(dict.fromkeys([f'"{pair}"' for pair in pairs] or [f'"{run[0]}"*']))
-            at = run.end()
-        terms[f'"{word[at:]}"'] = None
-    terms.pop('""', None)
-    telling = [term for term in terms if term.strip('"') not in STOP]
-    return " OR ".join((telling or list(terms))[:MOST_TERMS])
+    terms: dict[str, str] = {}  # by what they are without case; FTS5 folds it in its own way
+    for word in WORD.findall(question[:MOST_QUERY]):
+        for part in filter(None, _parts(word)):
+            terms.setdefault(part.lower(), part)
+    telling = [part for folded, part in terms.items() if folded not in STOP]
+    # A single character of a run is found where a pair begins with it.
+    return " OR ".join(
+        f'"{part}"*' if len(part) == 1 and BIGRAM_RUN.match(part) else f'"{part}"'
+        for part in (telling or list(terms.values()))[:MOST_TERMS]
+    )
+
+
+def _parts(word: str) -> Iterator[str]:
+    """What a word is searched by: the pairs of its runs, and what stands between them."""
+    at = 0
+    for run in BIGRAM_RUN.finditer(word):
+        yield word[at : run.start()]
+        yield from _pairs(run[0])[:-1] or [run[0]]
+        at = run.end()
+    yield word[at:]

@@ -10,7 +10,7 @@ from typing import Protocol
 
 KINDS = ("auto", "minilm", "hash", "openai:MODEL", "openai:MODEL@URL", "none")
 # A model's name may hold colons, slashes and @ itself.
-_OPENAI = re.compile(r"openai:(?P<model>[^\s@](?:(?!@https?://)\S)*)(?:@(?P<url>https?://\S+))?")
+_OPENAI = re.compile(r"openai:(?P<model>(?:(?!@https?://)\S)+)(?:@(?P<url>https?://\S*))?")
 
 
 class Embedder(Protocol):

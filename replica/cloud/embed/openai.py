@@ -73,11 +73,11 @@ class OpenAI:
 
     def _alone(self, text: str) -> list[float]:
         """A text by itself, and shorter while it is refused. What is refused in its shortest form is so for good."""
-        for length in SHORTER:
+        for length in [length for length in SHORTER if length < len(text.encode())]:
             try:
                 return self._call([text])[0]
             except SinkError as error:
-                if error.trouble not in TOO_MUCH or len(text.encode()) <= length:
+                if error.trouble not in TOO_MUCH:
                     raise
             text = cut(text, length)
         return self._call([text])[0]
