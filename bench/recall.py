@@ -121,6 +121,6 @@ def cost(place: Path, name: str, kind: Embedder | None) -> None:
             times.append(time.perf_counter() - began)
         say(f"{name}: first question (reads the vectors)", f"{1000 * times[0]:.1f} ms")
         say(f"{name}: further questions", spread(times[1:]))
-        size = sum(file.stat().st_size for file in index.path.parent.glob("index.db*"))
-        say(f"{name}: on the disk", f"{size / 1e6:.1f} MB, {size / count:.0f} bytes an entry")
+    size = index.path.stat().st_size
+    say(f"{name}: on the disk", f"{size / 1e6:.1f} MB, {size / count:.0f} bytes an entry")
     clone.close()

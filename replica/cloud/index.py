@@ -10,15 +10,16 @@ Level 0 is in it, and so is never given to an embedder by which texts leave this
 
 import hashlib
 import operator
-import re
 import sqlite3
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgpack
 
 from replica.blocks import ENTRY, HEADING, parse
 from replica.clone import Clone
@@ -125,9 +126,14 @@ def _sections(text: str) -> list[Section]:
 
 def _title(heading: str) -> tuple[int, str]:
     """The level of a heading and its words; of one that is underlined, too."""
-    found = re.match(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$", heading)
-    if found:
-        return len(found[1]), found[2] or ""
+    line = heading.strip()
+    words = line.lstrip("#")
+    level = len(line) - len(words)
+    if 1 <= level <= 6 and words[:1] in ("", " ", "\t"):
+        words = words.strip()
+        open_end = words.rstrip("#")
+        closed = open_end[-1:] in ("", " ", "\t")
+        return level, open_end.rstrip() if closed else words
     above, _, under = heading.rpartition("\n")
     return 1 if under.strip().startswith("=") else 2, " ".join(above.split())
 
@@ -261,42 +267,53 @@ class Index:
     def _read(self) -> None:
         clone = self.clone
         clone.log.refresh()
-        if not self._stale():
+        if self._known_log() and not self._stale():
             return
         with self._transaction():
-            dropped = False
-            if self._meta("begun", 0) != begun(clone.store):  # its rows count anew (replica/rejoin.py)
+            if not self._known_log():
                 self._db.execute("UPDATE documents SET changed=-1")
-                self._set_meta("begun", begun(clone.store))
+            gone = False
+            self._set_meta("log", self._log_mark())
             for path, policy, last in self._stale():
                 if last is None:
-                    dropped |= self._replace(path, policy, [])
+                    gone |= self._replace(path, policy, [])
                     self._db.execute("DELETE FROM documents WHERE path=? AND policy=?", (path, policy))
                     continue
                 with suppress(DamagedRecord):  # it is listed elsewhere, and may be mended: what is known of it stays
-                    found = list(_content(clone, clone.documents.find(path, policy)))
-                    dropped |= self._replace(path, policy, found)
+                    gone |= self._replace(path, policy, _content(clone, clone.documents.find(path, policy)))
                     self._db.execute("UPDATE documents SET changed=? WHERE path=? AND policy=?", (last, path, policy))
-            if dropped:
+            if gone:
                 self._db.execute("DELETE FROM vectors WHERE name NOT IN (SELECT name FROM pieces)")
+
+    def _log_mark(self) -> bytes:
+        """Up to which change this is: its row, its hash, and how often the store was begun anew."""
+        row = self.clone.store.row("SELECT n, hash FROM changes ORDER BY n DESC LIMIT 1")
+        return msgpack.packb([begun(self.clone.store), *(row or (0, b""))])
+
+    def _known_log(self) -> bool:
+        """Whether the rows mean what they meant. Not so in a store that was restored, or begun anew.
+
+        Where that change is folded away by now, nobody knows.
+        """
+        times, n, hash = msgpack.unpackb(self._meta("log", msgpack.packb([0, 0, b""])))
+        row = self.clone.store.row("SELECT hash FROM changes WHERE n=?", (n,)) if n else (b"",)
+        return times == begun(self.clone.store) and row == (hash,)
 
     def _stale(self) -> list[tuple[str, str, int | None]]:
         """The documents that have changed since, with the row of their last change; None: they are gone."""
         rows = self._db.execute("SELECT path, policy, changed FROM documents")
         known = {(path, policy): changed for path, policy, changed in rows}
-        if self._meta("begun", 0) != begun(self.clone.store):
-            known = dict.fromkeys(known, -1)
         now = self.clone.documents.latest_changes()
         now = {pair: last for pair, last in now.items() if pair[0] != CONFIG}  # settings are no memory
         changed = [(*pair, last) for pair, last in now.items() if known.get(pair) != last]
         return changed + [(*pair, None) for pair in known if pair not in now]
 
-    def _replace(self, path: str, policy: str, found: list[_Found]) -> bool:
+    def _replace(self, path: str, policy: str, found: Iterable[_Found]) -> bool:
         """Make the rows of a document those of `found`; whether anything went."""
+        wanted = {one.name: one for one in found}
         self._db.execute("INSERT OR IGNORE INTO documents(path, policy, changed) VALUES(?,?,-1)", (path, policy))
         [[doc]] = self._db.execute("SELECT n FROM documents WHERE path=? AND policy=?", (path, policy))
         known = dict(self._db.execute("SELECT name, n FROM entries WHERE doc=?", (doc,)))
-        wanted = {one.name: one for one in found}
         gone = [(n,) for name, n in known.items() if name not in wanted]
         for table, column in (("entries", "n"), ("words", "rowid"), ("pieces", "entry")):
             self._db.executemany(f"DELETE FROM {table} WHERE {column}=?", gone)
@@ -376,8 +393,8 @@ class Index:
         if not query:
             return []
         rows = self._db.execute(
-            "SELECT w.rowid, w.rank, e.time FROM words w JOIN entries e ON e.n=w.rowid WHERE words MATCH ?"
-            " ORDER BY w.rank LIMIT ?", (query, depth),
+            "SELECT n, rank, time FROM (SELECT rowid, rank FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?) w"
+            " JOIN entries ON n=w.rowid", (query, depth),
         ).fetchall()  # fmt: skip
         return [n for n, _, _ in sorted(rows, key=lambda row: (row[1], -row[2], -row[0]))]
 

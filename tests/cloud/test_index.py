@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replica import compact
 from replica.cloud import index as index_module
 from replica.cloud import words
 from replica.cloud.base import SinkError, Trouble
@@ -350,6 +351,34 @@ def test_a_store_that_was_begun_anew_is_read_anew(clone):
         index._db.execute("UPDATE entries SET text='- stale', name=x'00'")
     clone.store.set_meta("begun", 1)
     assert texts(clone, "one") == ["- one"]
+
+
+def test_a_store_that_was_restored_is_read_anew(network, clone):
+    add(clone, "a-buffer.md", "- one")
+    clone.store.checkpoint()
+    backup = clone.store.path.read_bytes()
+    add(clone, "a-buffer.md", "- lost")
+    assert texts(clone, "lost") == ["- lost"]
+    clone.close()
+    for file in clone.store.path.parent.glob("store.db*"):
+        file.unlink()
+    clone.store.path.write_bytes(backup)
+    network.now += 60_000
+    again = network.reopen("alice")
+    add(again, "a-buffer.md", "- written since")  # in the row that the lost one had
+    assert texts(again, "lost") == []
+    assert texts(again, "since") == ["- written since"]
+
+
+def test_after_old_changes_were_folded_nothing_is_embedded_again(network, clone):
+    add(clone, "a-buffer.md", "- one", "- two")
+    counting = Counting()
+    recall(clone, "x", 5, counting)
+    network.now += 400 * 86_400_000
+    add(clone, "b-buffer.md", "- three")
+    assert compact.compact(clone).folded
+    assert sorted(hit.text for hit in recall(clone, "one two three", 5, counting)) == ["- one", "- three", "- two"]
+    assert sorted(text for text in counting.given if text[0] == "-") == ["- one", "- three", "- two"]
 
 
 def test_a_damaged_document_does_not_keep_the_others_from_being_found(clone):
