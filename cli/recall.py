@@ -18,6 +18,9 @@ PATIENCE = 10.0  # seconds that vectors of new entries may take before the answe
 def recall(
     question: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="In your own words.")],
     limit: Annotated[int, typer.Option("-n", metavar="N", min=1, help="At most so many.")] = 10,
+    agree: Annotated[
+        bool, typer.Option("--agree", help="Questions and memory may go to the embedder that another clone has named.")
+    ] = False,
     folder: Dir = None,
     json: Json = False,
 ) -> None:
@@ -33,7 +36,7 @@ def recall(
     if not asked.strip():
         raise UsageError("the question is empty", hint='such as: replica recall "when may we deploy?"')
     with opened(folder) as clone:
-        answer, embedder = _answered(clone, asked, limit)
+        answer, embedder = _answered(clone, asked, limit, agree)
     for hit in answer.found:
         if json:
             emit({
@@ -48,18 +51,19 @@ def recall(
         words(f"{counted(answer.waiting, 'entry', 'entries')} found by words only as yet; the next recall goes on")
 
 
-def _answered(clone: "Clone", question: str, limit: int) -> "tuple[Answer, str | None]":
-    """The answer, and the id of the embedder that had a part in it. Out of reach, it does not stop the words."""
+def _answered(clone: "Clone", question: str, limit: int, agree: bool) -> "tuple[Answer, str | None]":
+    """The answer, and the id of the embedder that had a part in it. Without it, there are still the words."""
     from replica.cloud.base import SinkError
-    from replica.cloud.embed import embedder
+    from replica.cloud.configured import NotApproved
+    from replica.cloud.embed.agreement import embedder_for_recall
     from replica.cloud.index import Index
 
     chosen: Embedder | None = None
     with Index.open(clone) as index:
         try:
-            chosen = embedder(clone.config.recall.embedder, env=os.environ)
+            chosen = embedder_for_recall(clone, os.environ, agree=agree)
             return index.answer(question, limit, chosen, PATIENCE), chosen.id if chosen else None
-        except SinkError as error:
+        except (SinkError, NotApproved) as error:
             words(f"by words only: {error}; {error.hint}")
             return index.answer(question, limit), None
         finally:

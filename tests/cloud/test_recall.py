@@ -3,10 +3,13 @@
 import pytest
 
 from replica.bridge import Bridge
+from replica.changes import entries_payload
 from replica.clone import Clone
 from replica.cloud.embed import minilm
+from replica.keys import Identity
 from tests.cloud.fakes.embeddings import Embeddings
 from tests.cloud.fakes.server import Fault
+from tests.helpers import entry, forged
 from tests.test_cli_memory import fresh, replica
 
 __all__ = ["fresh", "replica"]  # fixtures
@@ -103,6 +106,26 @@ def test_level_0_stays_here_and_the_key_out_of_sight(lean, monkeypatch):
         service.faults.append(Fault(401, {"error": {"message": "bad test-key"}}))
         assert "- Never deploy on a Friday" in lean("recall", "deploy")
     assert "by words only" in lean.err and "check REPLICA_EMBED_KEY" in lean.err and "test-key" not in lean.err
+
+
+def test_an_embedder_that_another_clone_has_named_gets_nothing_until_a_person_agrees(lean):
+    """Neither the question, nor the memory, nor a key: replica.toml is everybody's."""
+    with Embeddings() as service, Clone.open(lean.root) as clone:
+        service.key = None
+        mallory = Identity.new()
+        clone.admit(mallory.public, b"certificate", "mallory")
+        text = clone.text("replica.toml") + f'[recall]\nembedder = "openai:small@{service.url}"\n'
+        [shown] = clone.entries("replica.toml")
+        payload = entries_payload([entry(text.rstrip("\n"), kills=shown.dots)])
+        seen = [(clone.identity.id, clone.vector()[clone.identity.id])]
+        clone.ingest([forged(mallory, clone, document=("replica.toml", "latest"), payload=payload, deps=seen)])
+        Bridge(clone).run()
+        assert clone.config.recall.embedder.startswith("openai:")
+        [hit, *_] = lean.lines("recall", "deploy")
+        assert hit["embedder"] is None and service.requests == []
+        assert "was set by mallory, and nobody has agreed to it here" in lean.err and "--agree" in lean.err
+        assert lean.lines("recall", "deploy", "--agree")[0]["embedder"] == "openai:small-512"
+        assert lean.lines("recall", "deploy")[0]["embedder"] == "openai:small-512"  # it is remembered
 
 
 def test_what_there_was_no_time_for_is_told(lean, monkeypatch):

@@ -4,7 +4,9 @@ Which one is meant stands in replica.toml (`embedder = "…"`), as docs/sinks/em
 needs is loaded when it is used.
 """
 
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -26,7 +28,7 @@ class Embedder(Protocol):
     def close(self) -> None: ...
 
 
-def embedder(spec: str, *, env: Mapping[str, str]) -> Embedder | None:
+def embedder(spec: str, *, env: Mapping[str, str] = os.environ) -> Embedder | None:
     """The embedder that `spec` names; None for "none". Nothing is sent or computed yet.
 
     `env`: where keys and the place of a model are looked up.
@@ -87,9 +89,6 @@ def one_thread_numpy():
 
     Short texts are small matrices: on few or busy cores, threads make the same work up to 50 times slower.
     """
-    import os
-    import sys
-
     if "numpy" not in sys.modules:
         for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
             os.environ.setdefault(name, "1")  # read by the libraries while they are loaded
