@@ -319,6 +319,15 @@ def test_without_a_key_openai_is_not_called():
     assert error.value.trouble is Trouble.AUTH and "set OPENAI_API_KEY" in error.value.hint
 
 
+def test_a_key_goes_over_no_network_in_the_clear(service, monkeypatch):
+    monkeypatch.setattr("replica.cloud.embed.openai._is_loopback", lambda host: False)
+    made = OpenAI("small", service.url, {"REPLICA_EMBED_KEY": service.key}, 1.0)
+    with pytest.raises(SinkError, match="without TLS") as error:
+        made.embed(["a"])
+    assert error.value.trouble is Trouble.AUTH and service.requests == []
+    made.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "trouble", "says", "hint"),
     [

