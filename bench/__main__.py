@@ -21,6 +21,7 @@ BENCHES = (
     "flood",
     "export",
     "export_qdrant",
+    "recall",
 )
 
 

@@ -21,7 +21,11 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "cli.peers": ("invite", "join", "up", "down", "sync", "peers"),
         "cli.life ": ("status", "members", "remove", "doctor"),
     },
-    "Memory": {"cli.memory": ("ls", "show", "add", "search", "log", "diff", "restore")},
+    "Memory": {
+        "cli.memory": ("ls", "show", "add", "search"),
+        "cli.recall": ("recall",),
+        "cli.memory ": ("log", "diff", "restore"),
+    },
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
     "Upkeep": {"cli.upkeep": ("compact",)},

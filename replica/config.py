@@ -111,6 +111,13 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """`embedder`: what `replica recall` finds meaning by (replica/cloud/embed)."""
+
+    embedder: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class Harvest:
     """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone's name."""
 
@@ -161,6 +168,7 @@ class Config:
     rules: tuple[Rule, ...]
     sinks: dict[str, dict[str, Any]]
     scopes: dict[str, Scope]
+    recall: Recall = Recall()
 
     @cached_property
     def _excluded(self) -> tuple[re.Pattern, ...]:
@@ -242,6 +250,7 @@ def _config(data: dict[str, Any], text: str) -> Config:
                 "documents": _list(_rule),
                 "sinks": _sinks,
                 "scopes": _scopes,
+                "recall": _record(Recall, {"embedder": _embedder}),
             }
         )(data)
     except _Wrong as error:
@@ -257,6 +266,7 @@ def _config(data: dict[str, Any], text: str) -> Config:
         rules=tuple(found["documents"]) if "documents" in found else default.rules,
         sinks=found.get("sinks", {}),
         scopes=found.get("scopes", {}),
+        recall=found.get("recall", Recall()),
     )
 
 
@@ -421,6 +431,14 @@ def _sinks(value: Any) -> dict[str, dict[str, Any]]:
     for name, keys in value.items():
         if not isinstance(keys, dict):
             raise _Wrong("must be a table: [sinks.NAME]", name)
+    return value
+
+
+def _embedder(value: Any) -> str:
+    from replica.cloud.embed import fault_in
+
+    wrong = fault_in(_text(value))
+    _expect(not wrong, wrong)
     return value
 
 

@@ -6,7 +6,6 @@ what the entry began as.
 
 import hashlib
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
@@ -17,6 +16,7 @@ from replica.blocks import ENTRY, block_id
 from replica.clone import Clone
 from replica.cloud.base import Item
 from replica.cloud.kinds import front_tags, tags_of, type_of
+from replica.cloud.sections import Section, sections
 from replica.documents import Document
 from replica.log import Vector
 from replica.materialise import split_roots
@@ -24,7 +24,6 @@ from replica.places import CONFIG
 
 # All ids of items follow from this one; it never changes.
 SPACE = UUID("8f14e45f-ceea-5d3a-9a3e-7d1c2b6a0f31")
-LONGEST = 6_000  # characters of a section; a longer one is divided between paragraphs
 PREVIEW = 100
 
 
@@ -51,18 +50,6 @@ class Found(NamedTuple):
     items: list[Item]
     skips: list[Skip]
     keeps: set[UUID]
-
-
-class Section(NamedTuple):
-    """A part of a text below one heading. `heading`: the headings above it, outermost first, its own last.
-
-    `occurrence`: of sections with the same headings, the how manieth, from 1; `part`: of a long one, from 1.
-    """
-
-    heading: tuple[str, ...]
-    text: str
-    occurrence: int = 1
-    part: int = 1
 
 
 # --- the documents
@@ -282,70 +269,6 @@ def shared_text(clone: Clone, document: Document) -> str:
 def section_id(clone: Clone, path: str, section: Section) -> UUID:
     name = "\n".join([path, *section.heading, str(section.occurrence), str(section.part)])
     return uuid5(space(clone), f"section\n{name}")
-
-
-_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-
-
-def sections(text: str) -> list[Section]:
-    """The sections of a text in order; what stands before the first heading is one, too. A heading alone is none."""
-    found: list[Section] = []
-    seen: dict[tuple[str, ...], int] = {}
-    for heading, lines in _headed(text):
-        body = "\n".join(lines).strip("\n").rstrip()
-        if not any(line.strip() for line in lines[1 if heading else 0 :]):
-            continue
-        seen[heading] = seen.get(heading, 0) + 1
-        found += [Section(heading, part, seen[heading], at) for at, part in enumerate(_parts(body), 1)]
-    return found
-
-
-def _headed(text: str) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Each heading with those above it, and its lines (the heading's own first)."""
-    above: list[tuple[int, str]] = []
-    lines: list[str] = []
-    fence = ""
-    content = text.split("\n")
-    start = _front_matter(content)
-    for line in content[start:]:
-        mark = _FENCE.match(line)
-        if fence:
-            if mark and mark[1].startswith(fence) and not line.strip(" `~"):
-                fence = ""
-        elif mark:
-            fence = mark[1]
-        elif found := _HEADING.match(line):
-            yield tuple(name for _, name in above), lines
-            level = len(found[1])
-            above = [one for one in above if one[0] < level] + [(level, " ".join((found[2] or "").split()))]
-            lines = []
-        lines.append(line)
-    yield tuple(name for _, name in above), lines
-
-
-def _front_matter(lines: list[str]) -> int:
-    """How many lines of YAML front matter there are: they say what the text is, and are none of it."""
-    if not lines or lines[0].rstrip() != "---":
-        return 0
-    return next((at + 1 for at, line in enumerate(lines[1:200], 1) if line.rstrip() in ("---", "...")), 0)
-
-
-def _parts(body: str) -> list[str]:
-    """A long section in parts of at most `LONGEST` characters, between paragraphs where there are any."""
-    if len(body) <= LONGEST:
-        return [body]
-    parts, part = [], ""
-    for paragraph in re.split(r"\n{2,}", body):
-        if part and len(part) + len(paragraph) + 2 > LONGEST:
-            parts.append(part)
-            part = ""
-        part = f"{part}\n\n{paragraph}" if part else paragraph
-        while len(part) > LONGEST:
-            cut = max(part.rfind("\n", 0, LONGEST), part.rfind(" ", 0, LONGEST)) + 1 or LONGEST
-            parts.append(part[:cut].rstrip())
-            part = part[cut:]
-    return [one for one in [*parts, part] if one.strip()]
 
 
 def _last_change(clone: Clone, doc: int) -> tuple[int, int]:

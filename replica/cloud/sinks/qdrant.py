@@ -251,7 +251,7 @@ def _folder(settings: Settings) -> Path:
             Trouble.CONFLICT, f"{name!r} is no name for the folder of a collection",
             hint="use letters, digits, and . _ - between them, or set `path`",
         )  # fmt: skip
-    # Vectors of another size are made by another embedder: they get a folder of their own, and nobody has to choose one.
+    # Vectors of another size come from another embedder: they get a folder of their own, and nobody has to choose one.
     return settings.folder / "qdrant" / f"{name}-{settings.dimension}"
 
 
