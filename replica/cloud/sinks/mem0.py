@@ -1,8 +1,8 @@
 """`mem0`: Mem0's platform, API v3, word for word (`infer: false`: no model rewrites what is stored).
 
-The service drops a text that its scope has already. So an addition that answers with nothing is looked up by our id, and
-where another memory is in the way, that is said: two items never share one memory, for who deletes or edits one of them
-would take the other along.
+The service drops a text that its scope has already. So an addition that answers with nothing is looked up by our id,
+and where another memory is in the way, that is said: two items never share one memory, for who deletes or edits one of
+them would take the other along.
 """
 
 import time
@@ -22,7 +22,6 @@ from replica.cloud.base import (
     SinkError,
     Stored,
     Trouble,
-    metadata,
     remote,
 )
 from replica.cloud.http import Answer, Http, said_in
@@ -31,6 +30,7 @@ from replica.cloud.sinks.mem0_scopes import (
     Record,
     Scope,
     ScopedSink,
+    fields_of,
     iso,
     milliseconds,
     record_of,
@@ -119,7 +119,7 @@ class Mem0(ScopedSink):
     def _add(self, item: Item, scope: Scope) -> Stored:
         body = self._call("POST", "/v3/memories/add/", {
             "messages": [{"role": "user", "content": item.text}], **dict(scope),
-            "metadata": metadata(item, self.settings.workspace), "infer": False, "timestamp": item.time // 1000,
+            "metadata": fields_of(item, self.settings.workspace), "infer": False, "timestamp": item.time // 1000,
         }).body  # fmt: skip
         results = self._settled(body)
         made = next((one["id"] for one in results if _is_new(one)), None)
@@ -151,12 +151,12 @@ class Mem0(ScopedSink):
                 self._put(record.id, item)
                 return Stored(record.id)
         where = " ".join(f"{entity}={name}" for entity, name in scope)
-        for record in self._listed(_within(scope, {"metadata": {"hash": item.hash}})):
+        for record in self._listed(_within(scope, {"metadata": {"sha256": item.hash}})):
             twin = record.fields.get("document") or "another workspace"
             raise self._error(
                 Trouble.BAD_ITEM, f"keeps a text once in a scope, and {where} has this one already, from {twin}",
-                hint='give the documents scopes of their own ("*" = "{project}-{document}"), or take one of the two out, '
-                "then export with --force",
+                hint='give the documents scopes of their own (scopes = { "*" = "{project}-{document}" }), or take one '
+                "of the two out; then export with --force",
             )  # fmt: skip
         raise self._error(
             Trouble.CONFLICT, f"stored nothing: somebody else's memory in {where} has the same text, it seems",
@@ -168,7 +168,7 @@ class Mem0(ScopedSink):
 
     def _content(self, item: Item) -> dict[str, Any]:
         # Whether the service merges metadata or replaces it is not documented: it gets all of it.
-        return {"text": item.text, "metadata": metadata(item, self.settings.workspace)}
+        return {"text": item.text, "metadata": fields_of(item, self.settings.workspace)}
 
     def _put_many(self, pairs: Sequence[tuple[Outgoing, Record]]) -> dict[UUID, Stored]:
         if len(pairs) < MANY:
@@ -247,7 +247,7 @@ class Mem0(ScopedSink):
                 records.update((record.id, record) for record in rows)
                 if not more:
                     break
-            # Pages are counted by the service: what is added or deleted meanwhile can move a memory between two of them.
+            # What is added or deleted meanwhile can move a memory from one page to another.
             if len(records) >= count:
                 return iter(records.values())
         raise self._error(
@@ -313,10 +313,11 @@ class Mem0(ScopedSink):
             if not isinstance(rows, list):
                 raise self._error(Trouble.UNREACHABLE, "answers to a list of changes with something else")
             for row in rows:
-                at = milliseconds(row.get("created_at")) if isinstance(row, dict) else None
-                if isinstance(row, dict) and row.get("event") == "DELETE" and row.get("memory_id"):
-                    if at is None or at >= since:
-                        yield remote(str(row["memory_id"]), "", row.get("metadata"), at, deleted=True)
+                if not isinstance(row, dict) or row.get("event") != "DELETE" or not row.get("memory_id"):
+                    continue
+                at = milliseconds(row.get("created_at"))
+                if at is None or at >= since:
+                    yield remote(str(row["memory_id"]), "", row.get("metadata"), at, deleted=True)
             if len(rows) < FEED_PAGE and not (isinstance(body, dict) and body.get("next")):
                 break
 

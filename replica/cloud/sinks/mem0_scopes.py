@@ -1,8 +1,8 @@
 """What the sinks of Mem0's platform and of its server share: scopes, and one order of storing, moving and deleting.
 
-Mem0 keeps memories apart by scopes: a `user_id`, `agent_id`, `app_id` or `run_id`, or several of them. Here the type of an
-item says which. A memory cannot change its scope, so an item whose type has changed is added to the new scope and then
-taken out of the old one, in this order: cut short in between it is there twice, and the next run finds both and ends it.
+Mem0 keeps memories apart by scopes: a `user_id`, `agent_id`, `app_id` or `run_id`, or several of them. Here the type of
+an item says which. A memory cannot change its scope, so an item whose type has changed is added to the new scope and
+then taken out of the old one, in this order: cut short in between it is there twice, and the next run ends it.
 """
 
 import re
@@ -27,6 +27,7 @@ from replica.cloud.base import (
     SinkError,
     Stored,
     Trouble,
+    metadata,
     remote,
 )
 from replica.errors import UsageError
@@ -76,7 +77,7 @@ class Scopes:
         return self._fill(template, item.namespace, item.document)
 
     def named(self) -> list[Scope]:
-        """The scopes that can be named without an item: of no namespace, and by those of their ids without a document."""
+        """The scopes that can be named without an item: of no namespace, by their ids without a document."""
         known = {"project": self.project, "namespace": "default"}
         return self._filled((template, known) for template in self._templates.values())
 
@@ -132,7 +133,7 @@ class Scopes:
             except ValueError:
                 places = {"?"}
             if places - set(PLACES):
-                raise UsageError(wrong, hint=f"it may hold {', '.join('{%s}' % place for place in PLACES)}")
+                raise UsageError(wrong, hint="it may hold {project}, {namespace} and {document}")
         return scope
 
 
@@ -183,6 +184,12 @@ class Record:
         return remote(self.id, self.text, self.fields, self.updated)
 
 
+def fields_of(item: Item, workspace: str) -> dict[str, str | int]:
+    """What is written beside a memory. Mem0's library has a `hash` of its own, which takes the place of ours."""
+    fields = metadata(item, workspace)
+    return {"sha256" if name == "hash" else name: value for name, value in fields.items()}
+
+
 def record_of(row: Any) -> Record:
     """A row of a list, or the answer to a GET. Raises KeyError, TypeError: it is none."""
     fields, run = row.get("metadata"), row.get("run_id") or row.get("session_id")
@@ -191,7 +198,7 @@ def record_of(row: Any) -> Record:
     if not isinstance(text, str) or not isinstance(id, str):
         raise TypeError
     return Record(
-        id, text, scope, fields if isinstance(fields, dict) else {},
+        id, text, scope, fields | {"hash": fields.get("sha256")} if isinstance(fields, dict) else {},
         milliseconds(row.get("updated_at") or row.get("created_at")), bool(row.get("synthesized")),
     )  # fmt: skip
 

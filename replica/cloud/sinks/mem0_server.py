@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 from uuid import UUID
 
-from replica.cloud.base import Capacity, Item, Setting, Settings, SinkError, Stored, Trouble, metadata
+from replica.cloud.base import Capacity, Item, Setting, Settings, SinkError, Stored, Trouble
 from replica.cloud.http import Answer, Http, retry_after
-from replica.cloud.sinks.mem0_scopes import SCOPES, Record, Scope, ScopedSink, iso, record_of
+from replica.cloud.sinks.mem0_scopes import SCOPES, Record, Scope, ScopedSink, fields_of, iso, record_of
 
 MOST = 1000  # rows of one list; there is no second page
 SCANNED = 10_000  # memories that the server looks at to count those of each scope
@@ -66,8 +66,8 @@ class Mem0Server(ScopedSink):
         trouble, hint = CODES.get(str(code), (Trouble.UNREACHABLE, None))
         said = answer.body.get("detail") if isinstance(answer.body, dict) else None
         return self._error(
-            trouble, f"answers 502 ({code or 'no code'}): {str(said or 'no reason given')[:300]}", hint=hint, status=502,
-            retry_after=retry_after(answer.headers, answer.body),
+            trouble, f"answers 502 ({code or 'no code'}): {str(said or 'no reason given')[:300]}", hint=hint,
+            status=502, retry_after=retry_after(answer.headers, answer.body),
         )  # fmt: skip
 
     def _error(self, trouble: Trouble, words: str, **more) -> SinkError:
@@ -83,7 +83,7 @@ class Mem0Server(ScopedSink):
         body = self._call("POST", "/memories", {
             "messages": [{"role": "user", "content": item.text}], **dict(scope), "infer": False,
             # It dates the memory, and `updated_at` with it.
-            "metadata": metadata(item, self.settings.workspace) | {"created_at": iso(item.time)},
+            "metadata": fields_of(item, self.settings.workspace) | {"created_at": iso(item.time)},
         }).body  # fmt: skip
         results = body.get("results") if isinstance(body, dict) else None
         made = [one["id"] for one in results or [] if isinstance(one, dict) and isinstance(one.get("id"), str)]
@@ -93,7 +93,7 @@ class Mem0Server(ScopedSink):
 
     def _put(self, id: str, item: Item) -> None:
         # Keys are merged: one that the item has no more can only be emptied.
-        fields = {"namespace": "", **metadata(item, self.settings.workspace)}
+        fields = {"namespace": "", **fields_of(item, self.settings.workspace)}
         self._call("PUT", f"/memories/{quote(id, safe='')}", {"text": item.text, "metadata": fields})
 
     def _remove(self, id: str) -> None:
@@ -149,7 +149,8 @@ class Mem0Server(ScopedSink):
             return records
         where = " ".join(f"{entity}={name}" for entity, name in scope)
         raise self._error(
-            Trouble.TOO_BIG, f"lists at most {MOST:,} memories of a scope, and {where} has more: it cannot be read whole",
+            Trouble.TOO_BIG,
+            f"lists at most {MOST:,} memories of a scope, and {where} has more: it cannot be read whole",
             hint='split the scope: scopes = { "*" = "{project}-{document}" } in replica.toml',
         )  # fmt: skip
 
@@ -170,7 +171,7 @@ class Mem0Server(ScopedSink):
             raise self._error(Trouble.UNREACHABLE, "tells of a memory that has no id or no text") from None
 
     def _counts(self) -> Counts:
-        """How many memories each id has. An older server does not say; one with more than it looks at says too little."""
+        """How many memories each id has. An older server does not say; one with more than it looks at does not know."""
         answer = self._call("GET", "/entities", allow=(403, 404))
         rows = answer.body if answer.status < 300 and isinstance(answer.body, list) else []
         counts: Counts = {

@@ -16,7 +16,7 @@ TIMES = {"gt", "gte", "lt", "lte", "ne", "in"}
 class FakeMem0(Fake):
     """`queued`: how often an addition's event says PENDING. `on_twin`: what an addition answers that the service drops:
     "empty", "none" (event NONE with the id of what is there), or "list" (a bare list, as older versions).
-    `merges`: PUT merges metadata instead of replacing it. `hidden`: ids that a list leaves out (as a list that is late).
+    `merges`: PUT merges metadata instead of replacing it. `hidden`: ids that a list leaves out.
     """
 
     def __init__(self):

@@ -1,20 +1,18 @@
 """The fake of Mem0's platform, driven by Mem0's own client: what it sends is understood, what it gets it can read."""
 
 import os
+import tempfile
 
 import pytest
 
 pytest.importorskip("httpx")
-os.environ.setdefault("MEM0_TELEMETRY", "False")  # before the client is imported
+# Before the client is imported, for it writes to its folder then.
+FOLDER = tempfile.TemporaryDirectory(prefix="mem0-")
+os.environ["MEM0_DIR"], os.environ["MEM0_TELEMETRY"] = FOLDER.name, "False"
 pytest.importorskip("mem0")
 
 from tests.cloud.fakes.mem0 import FakeMem0
 from tests.cloud.fakes.server import Fault
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    os.environ["MEM0_DIR"] = str(tmp_path_factory.mktemp("mem0"))
 
 
 @pytest.fixture
