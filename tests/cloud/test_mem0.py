@@ -249,12 +249,21 @@ def test_a_200_with_an_error_is_an_error(fake, sink, body):
 def test_one_403_may_mean_too_many_attempts_and_two_do_not(fake, sink):
     fake.faults.append(Fault(403, {"detail": "Forbidden"}, times=2, path="POST /v3/memories/add/"))
     troubles = []
-    for _ in range(2):
+    for sink.patience in (5.0, 0.0):  # the second is long after the first
         with pytest.raises(SinkError) as found:
             sink.store(outgoing(sink, item("a")))
         troubles.append((found.value.trouble, found.value.retry_after))
     assert troubles == [(Trouble.THROTTLE, 60.0), (Trouble.AUTH, None)]
     assert "MEM0_API_KEY" in found.value.hint
+
+
+def test_many_403_at_once_are_one(fake, sink):
+    fake.faults.append(Fault(403, {"detail": "Forbidden"}, times=4, path="POST /v3/memories/add/"))
+    for _ in range(4):
+        with pytest.raises(SinkError) as found:
+            sink.store(outgoing(sink, item("a")))
+        assert found.value.trouble is Trouble.THROTTLE
+    stored(sink, item("a"))
 
 
 def test_a_403_in_so_many_words_is_a_throttle_each_time(fake, sink):
@@ -301,6 +310,16 @@ def test_many_updates_go_in_one_call_and_are_looked_at(fake, sink):
     assert stored(sink, *(item(str(n), f"- new {n}", revision=2) for n in range(40)), remote=remote) == remote
     assert len(fake.requests) - before <= 3 and len(fake.asked("PUT /v1/batch/")) == 1
     assert texts_of(fake)[item("7").id] == "- new 7"
+
+
+def test_many_deletes_go_in_one_call_and_are_looked_at(fake, sink):
+    remote = stored(sink, *(item(str(n)) for n in range(40)))
+    known = [Known(id, there) for id, there in remote.items()]
+    fake.faults.append(Fault(200, {"message": "Successfully handled 40 memories"}, path="DELETE /v1/batch/"))
+    sink.delete(known[:20])
+    assert len(fake.rows) == 20 and len(fake.asked("DELETE /v1/memories/")) == 20  # the batch was not carried out
+    sink.delete(known[20:])
+    assert fake.rows == {} and len(fake.asked("DELETE /v1/memories/")) == 20
 
 
 def test_an_update_that_the_batch_swallowed_is_sent_by_itself(fake, sink):

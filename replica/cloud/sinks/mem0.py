@@ -56,11 +56,12 @@ class Mem0(ScopedSink):
     batch = 50
     parallel = 4
 
+    patience = 5.0  # seconds
     polls: ClassVar = (0.1, 0.2, 0.4, 0.8, 1.5)  # seconds before each look at an addition that was queued
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
-        self._forbidden = False  # the last answer was a 403
+        self._forbidden: float | None = None  # when the first of the last answers was, if they were all 403
 
     # --- one call
 
@@ -82,7 +83,7 @@ class Mem0(ScopedSink):
             if error.status == 403:
                 raise self._too_often(error) from None
             raise
-        self._forbidden = False
+        self._forbidden = None
         said = answer.body if isinstance(answer.body, dict) and answer.status < 300 else {}
         if said.get("error") or said.get("status") == "FAILED":
             raise self._error(Trouble.UNREACHABLE, f"answers {answer.status} and yet failed: {said_in(answer)}")
@@ -91,7 +92,11 @@ class Mem0(ScopedSink):
     def _too_often(self, error: SinkError) -> SinkError:
         """Mem0 says 403 for too many attempts, too: the first one is no proof against the key."""
         words = str(error).lower()
-        first, self._forbidden = not self._forbidden, True
+        now = time.monotonic()
+        if self._forbidden is None:
+            self._forbidden = now
+        # Of several calls at once each may be the first.
+        first = now - self._forbidden < self.patience
         if not first and not any(word in words for word in ("too many", "attempts", "rate limit", "throttl")):
             return error
         return SinkError(
@@ -196,16 +201,15 @@ class Mem0(ScopedSink):
     def _remove(self, id: str) -> None:
         self._call("DELETE", f"/v1/memories/{quote(id, safe='')}/", allow=(404,))
 
-    def _remove_many(self, ids: Sequence[str]) -> None:
-        if len(ids) >= MANY:
-            self._many("DELETE", {"memories": [{"memory_id": id} for id in ids]})
+    def _remove_many(self, ids: Sequence[str]) -> set[str]:
+        if len(ids) < MANY or not self._many("DELETE", {"memories": [{"memory_id": id} for id in ids]}):
+            return set(ids)
+        return set(self._by_ids(ids))
 
     # --- looking
 
     def _read(self, ids: Sequence[str]) -> dict[str, Record]:
-        found = {}
-        for some in _chunks(ids):
-            found.update({record.id: record for record in self._listed({"AND": [{"memory_ids": list(some)}]})})
+        found = self._by_ids(ids)
         # A list may be late, or hide what the service has merged: none is gone before it was asked for by itself.
         for id in ids:
             if id not in found:
@@ -213,6 +217,10 @@ class Mem0(ScopedSink):
                 if answer.status < 300:
                     found[id] = self._record(answer.body)
         return found
+
+    def _by_ids(self, ids: Sequence[str]) -> dict[str, Record]:
+        lists = (self._listed({"AND": [{"memory_ids": list(some)}]}) for some in _chunks(ids))
+        return {record.id: record for records in lists for record in records}
 
     def _mine(self, ids: Sequence[UUID]) -> list[Record]:
         wanted = {str(id) for id in ids}
@@ -304,22 +312,23 @@ class Mem0(ScopedSink):
 
     def _deleted(self, since: int) -> Iterator[Remote]:
         """From the feed of the whole project: the only word of what was deleted. It names no scope and has no order."""
+        seen: set[str] = set()
         for page in range(1, PAGES):
-            answer = self._call(
-                "GET", "/v1/memories/events/", query={"page": page, "limit": FEED_PAGE}, allow=(404,)
-            )  # fmt: skip
+            answer = self._call("GET", "/v1/memories/events/", query={"page": page, "limit": FEED_PAGE}, allow=(404,))
             body = answer.body if answer.status < 300 else []
             rows = body.get("results") if isinstance(body, dict) else body
             if not isinstance(rows, list):
                 raise self._error(Trouble.UNREACHABLE, "answers to a list of changes with something else")
+            new = {str(row.get("id") or row) for row in rows if isinstance(row, dict)} - seen
+            if not new:
+                break
+            seen |= new
             for row in rows:
                 if not isinstance(row, dict) or row.get("event") != "DELETE" or not row.get("memory_id"):
                     continue
                 at = milliseconds(row.get("created_at"))
                 if at is None or at >= since:
                     yield remote(str(row["memory_id"]), "", row.get("metadata"), at, deleted=True)
-            if len(rows) < FEED_PAGE and not (isinstance(body, dict) and body.get("next")):
-                break
 
     def capacity(self) -> Capacity:
         """Of the whole project: the service does not count scopes, and tells no limit."""

@@ -321,25 +321,25 @@ class ScopedSink(Sink):
             | {record.id for record in [there.get(known.remote_id)] if record and record.item in ("", str(known.id))}
             for known in batch
         ]
-        self._remove_many(sorted(set().union(*doomed)))
+        left = self._remove_many(sorted(set().union(*doomed)))
         outcomes: list[Outcome] = []
         for known, ids in zip(batch, doomed, strict=True):
             try:
-                for id in sorted(ids):
+                for id in sorted(ids & left):
                     self._remove(id)
             except SinkError as error:
                 if error.trouble in STOPS:
                     return outcomes + [error] * (len(batch) - len(outcomes))
                 outcomes.append(error)
                 continue
-            left = known.remote_id in there and known.remote_id not in ids
-            outcomes.append(
-                Stored(known.remote_id, "another item's memory has this id now: it was left" if left else "")
-            )
+            other = known.remote_id in there and known.remote_id not in ids
+            note = "another item's memory has this id now: it was left" if other else ""
+            outcomes.append(Stored(known.remote_id, note))
         return outcomes
 
-    def _remove_many(self, ids: Sequence[str]) -> None:
-        """What a service can delete in one call. What is left is deleted one by one."""
+    def _remove_many(self, ids: Sequence[str]) -> set[str]:
+        """Delete what a service can delete in one call; returns what is left, to be deleted one by one."""
+        return set(ids)
 
     def find(self, ids: Sequence[UUID]) -> dict[UUID, str]:
         """Where a move was cut short there are two: the older one is told, for storing to it ends the move."""

@@ -5,14 +5,14 @@ import tempfile
 
 import pytest
 
+from tests.cloud.fakes.mem0 import FakeMem0
+from tests.cloud.fakes.server import Fault
+
 pytest.importorskip("httpx")
 # Before the client is imported, for it writes to its folder then.
 FOLDER = tempfile.TemporaryDirectory(prefix="mem0-")
 os.environ["MEM0_DIR"], os.environ["MEM0_TELEMETRY"] = FOLDER.name, "False"
 pytest.importorskip("mem0")
-
-from tests.cloud.fakes.mem0 import FakeMem0
-from tests.cloud.fakes.server import Fault
 
 
 @pytest.fixture

@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+from tests.cloud.fakes.mem0_server import FakeMem0Server
+from tests.cloud.fakes.server import Reply, Request
+
 pytest.importorskip("qdrant_client")
 # Before the library is imported, for it writes to its folder then.
 FOLDER = tempfile.TemporaryDirectory(prefix="mem0-")
@@ -17,8 +20,6 @@ os.environ["MEM0_DIR"], os.environ["MEM0_TELEMETRY"] = FOLDER.name, "False"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 pytest.importorskip("mem0")
 
-from tests.cloud.fakes.mem0_server import FakeMem0Server
-from tests.cloud.fakes.server import Reply, Request
 
 SIZE = 16
 
