@@ -212,6 +212,13 @@ def test_a_remote_id_that_is_another_items_is_not_written_over(fake, sink):
     assert outcome.trouble is Trouble.GONE and texts_of(fake) == {item("a").id: item("a").text}
 
 
+def test_a_memory_of_another_workspace_that_says_our_id_is_not_ours(fake, sink):
+    liar = fake.put("not ours", {"replica_id": str(item("a").id), "origin": "cd" * 16}, user_id=AGENTS)
+    assert sink.find([item("a").id]) == {}
+    sink.delete([Known(item("a").id, "6ba7b810-9dad-11d1-80b4-00c04fd430c8")])
+    assert list(fake.rows) == [liar]
+
+
 def test_what_was_taken_away_there_is_gone_and_not_made_again(fake, sink):
     remote = stored(sink, item("a"), item("b"))
     fake.take(remote[item("a").id])
@@ -382,7 +389,7 @@ def test_a_list_that_is_cut_short_is_an_error_and_not_a_deletion(fake, sink):
 def test_what_a_list_hides_is_asked_for_before_it_is_called_gone(fake, sink):
     remote = stored(sink, item("a"))
     page = {"count": 0, "next": None, "results": []}
-    fake.faults.append(Fault(200, page, path="POST /v3/memories/$"))
+    fake.faults.append(Fault(200, page, times=2, path="POST /v3/memories/$"))
     assert stored(sink, item("a", "- new", revision=2), remote=remote) == remote
 
 

@@ -174,6 +174,13 @@ def test_a_server_without_entities_can_be_written_and_read(fake, sink):
     assert sink.present() == set(remote.values()) and sink.capacity() == Capacity()
 
 
+def test_a_server_without_entities_may_have_ended_its_list(fake, sink):
+    fake.old = True
+    fill(fake, 150, "team-agents")
+    with pytest.raises(SinkError, match="at most 100 memories"):
+        sink.present()
+
+
 def test_a_server_with_more_than_it_looks_at_does_not_pass_for_read(fake, sink, monkeypatch):
     monkeypatch.setattr(mem0_server, "SCANNED", 50)
     fake.scanned = 50
@@ -181,6 +188,7 @@ def test_a_server_with_more_than_it_looks_at_does_not_pass_for_read(fake, sink, 
     fill(fake, 60, "somebody")
     with pytest.raises(SinkError, match="some may be missing"):
         sink.present()
+    fill(fake, 1001, "team-agents")
     assert sink.find([item("a").id]) == remote and sink.capacity() == Capacity()
 
 

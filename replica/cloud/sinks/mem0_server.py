@@ -15,6 +15,7 @@ from replica.cloud.http import Answer, Http, retry_after
 from replica.cloud.sinks.mem0_scopes import SCOPES, Record, Scope, ScopedSink, fields_of, iso, record_of
 
 MOST = 1000  # rows of one list; there is no second page
+OLD_MOST = 100  # of a server without /entities, whatever is asked for
 SCANNED = 10_000  # memories that the server looks at to count those of each scope
 
 # What stands in a 502: the trouble of what is behind the server.
@@ -145,12 +146,13 @@ class Mem0Server(ScopedSink):
         """Raises SinkError where the list is cut short, or may be."""
         records = self._rows(scope, MOST)
         count = counts.get(scope[0]) if len(scope) == 1 else None
-        if (len(records) < MOST and (count or 0) <= len(records)) or count == len(records):
+        most = MOST if counts else OLD_MOST
+        if (len(records) < most and (count or 0) <= len(records)) or count == len(records):
             return records
         where = " ".join(f"{entity}={name}" for entity, name in scope)
         raise self._error(
             Trouble.TOO_BIG,
-            f"lists at most {MOST:,} memories of a scope, and {where} has more: it cannot be read whole",
+            f"lists at most {most:,} memories of a scope, and {where} has more: it cannot be read whole",
             hint='split the scope: scopes = { "*" = "{project}-{document}" } in replica.toml',
         )  # fmt: skip
 
