@@ -264,7 +264,9 @@ class ScopedSink(Sink):
 
     def store(self, batch: Sequence[Outgoing]) -> list[Outcome]:
         there = self._read([out.remote_id for out in batch if out.remote_id])
-        done = self._put_many([(out, there[out.remote_id]) for out in batch if self._in_place(out, there)])
+        done = self._put_many(
+            [(out, there[out.remote_id]) for out in batch if out.remote_id and self._in_place(out, there)]
+        )
         outcomes: list[Outcome] = []
         for out in batch:
             try:
@@ -343,7 +345,8 @@ class ScopedSink(Sink):
 
     def find(self, ids: Sequence[UUID]) -> dict[UUID, str]:
         """Where a move was cut short there are two: the older one is told, for storing to it ends the move."""
-        wanted, found = {str(id): id for id in ids}, {}
+        wanted = {str(id): id for id in ids}
+        found: dict[UUID, str] = {}
         copies = sorted(self._mine(ids), key=lambda copy: (_rev(copy), copy.updated or 0, copy.id))
         for copy in copies:
             if copy.item in wanted:

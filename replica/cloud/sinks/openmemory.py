@@ -92,7 +92,7 @@ class OpenMemory(Sink):
     # --- storing
 
     def store(self, batch: Sequence[Outgoing]) -> list[Outcome]:
-        outcomes: list[Outcome | None] = []
+        outcomes: list[Outcome] = []
         records = []
         for out in batch:
             state = self._state(out.remote_id) if out.remote_id else "active"
