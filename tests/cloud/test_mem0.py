@@ -152,13 +152,39 @@ def test_a_move_that_is_cut_short_is_ended_with_the_ledger_lost(fake, sink):
     assert [row["user_id"] for row in fake.rows.values()] == ["team-decisions"]
 
 
-def test_a_delete_takes_what_a_move_that_was_cut_short_left(fake, sink):
+def test_deleting_the_old_id_of_what_has_moved_leaves_the_new_one(fake, sink):
+    """The export says so where a remote id has changed."""
+    remote = stored(sink, item("a"))
+    moved = stored(sink, item("a", type="decision", revision=2), remote=remote)
+    sink.delete([Known(item("a").id, remote[item("a").id])])
+    assert list(fake.rows) == list(moved.values())
+
+
+def test_deleting_one_of_two_copies_leaves_the_other(fake, sink):
     remote = stored(sink, item("a"))
     fake.faults.append(Fault(500, path="DELETE /v1/memories/"))
     with pytest.raises(SinkError):
         stored(sink, item("a", type="decision", revision=2), remote=remote)
     sink.delete([Known(item("a").id, remote[item("a").id])])
-    assert fake.rows == {}
+    assert [row["user_id"] for row in fake.rows.values()] == ["team-decisions"]
+
+
+def test_many_items_are_looked_for_in_few_calls(fake, sink):
+    many = [item(str(n)) for n in range(300)]
+    before = len(fake.requests)
+    assert sink.find([one.id for one in many]) == {}  # the first export
+    assert len(fake.requests) - before == 2
+    remote = {}
+    for at in range(0, 300, 50):
+        remote.update(stored(sink, *many[at : at + 50]))
+    before = len(fake.requests)
+    assert sink.find([one.id for one in many]) == remote
+    assert len(fake.requests) - before == 3
+    for n in range(600):
+        fake.put(f"more {n}", {"origin": WORKSPACE, "replica_id": str(item(f"more {n}").id)}, user_id=AGENTS)
+    before = len(fake.requests)
+    assert set(sink.find([one.id for one in many[:60]])) == {one.id for one in many[:60]}
+    assert len(fake.requests) - before == 3  # a count, and two lists by id
 
 
 # --- words, twins, queues

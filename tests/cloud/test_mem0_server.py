@@ -115,6 +115,13 @@ def test_a_move_that_is_cut_short_is_ended_by_the_next_run(fake, sink, at, after
     assert {id: row["user_id"] for id, row in fake.rows.items()} == {moved[changed.id]: "team-decisions"}
 
 
+def test_deleting_the_old_id_of_what_has_moved_leaves_the_new_one(fake, sink):
+    remote = stored(sink, item("a"))
+    moved = stored(sink, item("a", type="decision", revision=2), remote=remote)
+    sink.delete([Known(item("a").id, remote[item("a").id])])
+    assert list(fake.rows) == list(moved.values())
+
+
 def test_what_was_taken_away_there_is_gone(fake, sink):
     remote = stored(sink, item("a"))
     fake.rows.clear()

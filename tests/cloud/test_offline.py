@@ -57,7 +57,7 @@ def folder(tmp_path):
 
 
 def test_what_leaves_is_counted(folder):
-    program = "import socket as s; s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(bytes(1), (\'10.99.0.9\', 9))"
+    program = "import socket as s; s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(bytes(1), ('10.99.0.9', 9))"
     assert sent(folder, f'"$PYTHON" -c "{program}"\n') == "sent 1"
 
 

@@ -226,12 +226,19 @@ class Mem0(ScopedSink):
         wanted = {str(id) for id in ids}
         return [
             record
-            for some in _chunks(ids)
-            for record in self._listed({"AND": [
-                self._anywhere, {"OR": [{"metadata": {"replica_id": str(id)}} for id in some]},
-            ]})
+            for condition in self._conditions(ids)
+            for record in self._listed({"AND": [self._anywhere, condition]})
             if record.item in wanted and record.fields.get("origin") == self.settings.workspace
-        ]  # fmt: skip
+        ]
+
+    def _conditions(self, ids: Sequence[UUID]) -> Iterator[dict]:
+        """Filters that find these items: of all of the workspace, or by their ids, whichever takes fewer pages."""
+        ours = {"metadata": {"origin": self.settings.workspace}}
+        if len(ids) > ASKED and self._page({"AND": [self._anywhere, ours]}, 1, 1)[1] / PAGE <= len(ids) / ASKED:
+            yield ours
+            return
+        for some in _chunks(ids):
+            yield {"OR": [{"metadata": {"replica_id": str(id)}} for id in some]}
 
     @property
     def _anywhere(self) -> dict:

@@ -286,14 +286,14 @@ class ScopedSink(Sink):
 
     def _in_place(self, out: Outgoing, there: dict[str, Record]) -> bool:
         record = there.get(out.remote_id or "")
-        return bool(record and record.item in ("", str(out.item.id)) and record.within(self.scopes.of(out.item)))
+        return record is not None and self._is_of(record, out.item.id) and record.within(self.scopes.of(out.item))
 
     def _store(self, out: Outgoing, there: dict[str, Record]) -> Stored:
         item, scope = out.item, self.scopes.of(out.item)
         if not out.remote_id:
             return self._add(item, scope)
         record = there.get(out.remote_id)
-        if not record or record.item not in ("", str(item.id)):
+        if record is None or not self._is_of(record, item.id):
             copies = self._mine([item.id])  # one: a move was cut short, or only its answer was lost
             if not copies:
                 what = "is another item's now" if record else "is not there any more"
@@ -315,29 +315,28 @@ class ScopedSink(Sink):
         return Stored(new.remote_id, f"moved to {' '.join(f'{entity}={name}' for entity, name in scope)}")
 
     def delete(self, batch: Sequence[Known]) -> list[Outcome]:
-        """Only what is still ours is taken away, and every copy of it that a move cut short may have left."""
+        """Exactly what is named, and where it is still ours: never a copy under another id, which may be the new."""
         there = self._read([known.remote_id for known in batch])
-        copies = self._mine([known.id for known in batch])
-        doomed = [
-            {copy.id for copy in copies if copy.item == str(known.id)}
-            | {record.id for record in [there.get(known.remote_id)] if record and record.item in ("", str(known.id))}
-            for known in batch
-        ]
-        left = self._remove_many(sorted(set().union(*doomed)))
+        ours = {known.remote_id for known in batch if self._is_of(there.get(known.remote_id), known.id)}
+        left = self._remove_many(sorted(ours))
         outcomes: list[Outcome] = []
-        for known, ids in zip(batch, doomed, strict=True):
+        for known in batch:
             try:
-                for id in sorted(ids & left):
-                    self._remove(id)
+                if known.remote_id in left:
+                    self._remove(known.remote_id)
             except SinkError as error:
                 if error.trouble in STOPS:
                     return outcomes + [error] * (len(batch) - len(outcomes))
                 outcomes.append(error)
                 continue
-            other = known.remote_id in there and known.remote_id not in ids
+            other = known.remote_id in there and known.remote_id not in ours
             note = "another item's memory has this id now: it was left" if other else ""
             outcomes.append(Stored(known.remote_id, note))
         return outcomes
+
+    def _is_of(self, record: Record | None, item: UUID) -> bool:
+        """It is there, and was not written for another item. What was pulled has no item yet."""
+        return record is not None and record.item in ("", str(item))
 
     def _remove_many(self, ids: Sequence[str]) -> set[str]:
         """Delete what a service can delete in one call; returns what is left, to be deleted one by one."""
