@@ -24,10 +24,10 @@ TROUBLES = {
 
 
 class Answer:
-    """What a service said: `status`, `headers` (lower case), `body` (of JSON; None where there is none)."""
+    """What a service said: `status`, `headers` (lower case), `body` (of JSON; None where there is none), `content`."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: Any, text: str):
-        self.status, self.headers, self.body, self.text = status, headers, body, text
+    def __init__(self, status: int, headers: dict[str, str], body: Any, text: str, content: bytes = b""):
+        self.status, self.headers, self.body, self.text, self.content = status, headers, body, text, content
 
 
 class Http:
@@ -69,7 +69,7 @@ class Http:
             parsed = None
             if 200 <= status < 300 and "json" in got.get("content-type", "json"):
                 raise self.error(Trouble.UNREACHABLE, "gave an answer that is no JSON", status=status) from None
-        answer = Answer(status, got, parsed, text)
+        answer = Answer(status, got, parsed, text, content)
         if 200 <= status < 300 or status in allow:
             return answer
         raise self.refused(answer)
