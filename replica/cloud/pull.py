@@ -102,7 +102,7 @@ class _Pull:
         local = self.here.get(id) if id is not None else None
         if row is None and local is None and id is None:
             same = self.by_hash.get(_hash(remote.text))
-            if same is not None and same not in self.rows:
+            if same is not None and (same not in self.rows or self.rows[same].remote is None):
                 self._adopt(remote, self.here[same], _hash(remote.text))
                 return
         if row is None and local is None:

@@ -4,6 +4,7 @@ import pytest
 
 from replica.cloud import decide
 from replica.cloud import pull as pulling
+from replica.cloud.base import SinkError, Trouble
 from replica.cloud.ledger import Ledger
 from replica.cloud.pull import Pulled
 from tests.cloud.shelf import Shelf
@@ -91,6 +92,18 @@ def test_what_is_new_there_and_here_already_is_known_as_one(network, shelf):
     shelf.foreign("told twice")
     pulled = pull(alice, shelf)
     assert pulled.added == [] and counts(export(alice, shelf)) == {"unchanged": 6}
+
+
+def test_what_a_service_refused_since_it_has_it_from_somebody_else_is_adopted(network, shelf):
+    alice = network["alice"]
+    save(alice, BUFFER, "- one\n- two\n- three\n- told twice\n")
+    network.run("alice")
+    shelf.foreign("told twice")
+    shelf.before = lambda batch: [SinkError(Trouble.CONFLICT, "somebody else has that") for _ in batch]
+    assert counts(export(alice, shelf)) == {"failed": 1, "unchanged": 5}
+    shelf.before = lambda batch: None
+    assert pull(alice, shelf).added == []
+    assert counts(export(alice, shelf)) == {"unchanged": 6} and len(shelf.things) == 6
 
 
 def test_what_is_of_another_workspace_is_left_alone(network, shelf):
