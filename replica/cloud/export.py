@@ -378,12 +378,16 @@ class _Run:
 
     def _look(self) -> None:
         """Where the items are now. A service that was out of reach is not asked again."""
+        ended = self.report.ended
         try:
             self.report.layers = self.sink.layers()
-            if self.report.ended is None:
+            if ended is None:
                 self.report.capacity = self.sink.capacity()
         except SinkError as error:
-            self.report.layers = [Layer("service", self.report.where, str(error))]
+            ended = error
+        if ended is not None:
+            layers = self.report.layers or [Layer("service", self.report.where)]
+            self.report.layers = [layer._replace(state=f"not known: {ended.trouble.value}") for layer in layers]
 
     def _end(self, error: SinkError) -> None:
         if self.report.ended is None:

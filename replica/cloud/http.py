@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from replica.cloud.base import SinkError, Trouble
 
 MAX_ANSWER = 64_000_000  # bytes of one answer
+SHORTEST_KEY = 6  # characters; a shorter word stands in other words by chance
 SHOWN = 500  # characters of a service's own words in an error
 
 # What a status means where the service has no other use for it.
@@ -107,7 +108,7 @@ class Http:
     ) -> SinkError:  # fmt: skip
         """An error that names the service and never the key."""
         message = f"{self.service} {words}"
-        if self._secret:
+        if self._secret and len(self._secret) >= SHORTEST_KEY:
             message = message.replace(self._secret, "…")
         return SinkError(
             trouble, message, hint=hint or (self._hint if trouble is Trouble.AUTH else None) or REMEDIES[trouble],

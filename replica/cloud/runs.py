@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from replica.clone import Clone
 from replica.cloud import configured, export
-from replica.cloud.base import Sink, SinkError
-from replica.cloud.configured import Configured
+from replica.cloud.base import Sink, SinkError, Trouble
+from replica.cloud.configured import Configured, NotApproved
 from replica.cloud.embed import Embedder
 from replica.cloud.export import Cut, Options, Plan, Progress, Report
 from replica.cloud.ledger import Ledger
 from replica.cloud.pull import Pulled, pull
-from replica.errors import ConfigError, UsageError
+from replica.errors import ConfigError, ReplicaError, UsageError
 from replica.log import Vector
 
 
@@ -21,7 +21,7 @@ def export_to(
 ) -> Report:  # fmt: skip
     """Export to one sink. Whatever is wrong with it is in the report.
 
-    Raises ReplicaError: the options are wrong, or the sink's place was never agreed to.
+    Raises UsageError: the options are wrong.
     """
     report = Report(sink.name, sink.type, sink.where, dry=dry_run)
     with_vectors = None
@@ -32,6 +32,8 @@ def export_to(
         if sink.of.wants_vectors:
             with_vectors = embedder_of(sink)
             report.embedder = with_vectors.id
+            if not dry_run:
+                ledger.note(n, "embedder", report.embedder)
         level = sink.values["level"]
         report.planned = export.plan(clone, ledger, n, sink.type, level, options, cut, report.embedder)
         report.after = report.before
@@ -46,14 +48,19 @@ def export_to(
         finally:
             place.close()
         report.after = _checkpoint(ledger, n, report, cut, clone.vector())
-    except SinkError as error:
-        report.ended = error
+    except (SinkError, NotApproved, ConfigError) as error:
+        report.ended = as_trouble(error)
         report.pending = 0 if dry_run else len(report.planned.changes)
         _note_error(ledger, sink, error)
     finally:
         if with_vectors is not None:
             with_vectors.close()
     return report
+
+
+def as_trouble(error: ReplicaError) -> SinkError:
+    """What is wrong with a sink here, as what is wrong with it there: the other sinks go on."""
+    return error if isinstance(error, SinkError) else SinkError(Trouble.AUTH, str(error), hint=error.hint)
 
 
 def embedder_of(sink: Configured) -> Embedder:
@@ -95,14 +102,14 @@ def _checkpoint(ledger: Ledger, n: int, report: Report, cut: Cut, vector: Vector
 def pull_from(clone: Clone, ledger: Ledger, sink: Configured) -> Pulled:
     """Pull from one sink. Whatever is wrong with it is in what comes back.
 
-    Raises ReplicaError: the sink's place was never agreed to, or it cannot be read back.
+    Raises UsageError: it cannot be read back.
     """
     if not sink.of.reads_back:
         raise UsageError(f"what is in {sink.name} ({sink.type}) cannot be read back", hint="it takes exports alone")
-    configured.require_approval(clone, ledger, sink)
-    n = ledger.sink(sink.name, sink.target)
     result = Pulled(sink.name, sink.type)
     try:
+        configured.require_approval(clone, ledger, sink)
+        n = ledger.sink(sink.name, sink.target)
         with_vectors = embedder_of(sink) if sink.of.wants_vectors else None
         place = opened(clone, sink, with_vectors)
         try:
@@ -112,13 +119,13 @@ def pull_from(clone: Clone, ledger: Ledger, sink: Configured) -> Pulled:
             place.close()
             if with_vectors is not None:
                 with_vectors.close()
-    except SinkError as error:
-        result.ended = error
+    except (SinkError, NotApproved, ConfigError) as error:
+        result.ended = as_trouble(error)
         _note_error(ledger, sink, error)
     return result
 
 
-def _note_error(ledger: Ledger, sink: Configured, error: SinkError) -> None:
+def _note_error(ledger: Ledger, sink: Configured, error: ReplicaError) -> None:
     n = ledger.known_sink(sink.name, sink.target)
     if n is not None:
         ledger.note(n, "error", str(error))
@@ -127,5 +134,5 @@ def _note_error(ledger: Ledger, sink: Configured, error: SinkError) -> None:
 def waiting(clone: Clone, ledger: Ledger, sink: Configured) -> Plan:
     """What an export would do now, without asking anybody."""
     n = ledger.sink(sink.name, sink.target)
-    embedder = embedder_of(sink).id if sink.of.wants_vectors else ""
+    embedder = ledger.fact(n, "embedder") or ""  # to ask an embedder for its id may be a call
     return export.plan(clone, ledger, n, sink.type, sink.values["level"], Options(), Cut(), embedder)

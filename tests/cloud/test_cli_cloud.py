@@ -115,6 +115,12 @@ def test_a_sink_out_of_reach_is_a_failure_with_a_way_out(replica):
     assert replica.json("export")["sinks"][0]["new"] == 5
 
 
+def test_a_sink_that_fails_is_no_other_ones_trouble(filed):
+    filed.save("replica.toml", filed.read("replica.toml") + '[sinks.a-team]\ntype = "mem0"\nkey_env = "NOT_THERE"\n')
+    filed("export", code=1)
+    assert "set NOT_THERE, then: replica sinks test a-team" in filed.err and len(lines(filed)) == 5
+
+
 def test_the_status_says_what_waits_each_way(filed):
     filed("export")
     filed("add", "a-buffer.md", "three")
