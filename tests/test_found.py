@@ -4,7 +4,7 @@ import os
 import stat
 from unittest import mock
 
-from replica import folder, log, writing
+from replica import bundle, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
 from replica.keys import Identity
@@ -14,6 +14,7 @@ from tests.helpers import (
     Network,
     add,
     assert_same,
+    batches,
     certificate,
     history,
     read,
@@ -312,3 +313,22 @@ def test_a_side_of_a_fork_that_was_refused_can_be_the_one_that_counts():
         for clone in network.clones.values():
             assert texts(clone) == {"- old", "- today", "- after"}
         assert_same(*network.clones.values())
+
+
+def test_who_is_being_brought_back_knows_the_others_still():
+    """Who began it is gone after a first change, which says who the founder is and nobody else: the rest must do."""
+    with Backups("one", "two", "three", "four") as network:
+        one, two, three, four = network.clones.values()
+        add(one, "a-buffer.md", "- old")
+        network.sync_all()
+        one.remove("two")  # nobody has heard of that yet
+        first = next(batches(one, size=1))
+        rejoin.begin(one, bundle.read(bundle.make(three.store, three.log)), "fork", three.vector())
+        one.ingest(first)
+        assert [member["name"] for member in one.members()] == ["one"]
+        assert Node(one, Options())._certificates().keys() == {clone.identity.id for clone in (one, three, four)}
+        assert any("not a member" in getattr(event, "reason", "") for event in talk(one, two))
+        sync(one, four)
+        assert not rejoin.under_way(one.store) and not rejoin.acquaintances(one.store)
+        assert texts(four) == texts(one) == {"- old"}
+        assert [member["name"] for member in four.members() if member["removed_by"] is not None] == ["one", "two"]

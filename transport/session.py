@@ -564,7 +564,8 @@ class Session:
         if peer is not None and peer.removed and not log.may_return(peer.id):
             return f"{peer.name} {REMOVED} {self._removal(peer.id)}"
         # Until our own admission has come, who let us in may not have come either: the channel answers for it.
-        if peer is None and log.author(self._clone.identity.id) is not None:
+        known = peer is not None or log.author(self._clone.identity.id) is None
+        if not known and self._peer not in rejoin.acquaintances(self._clone.store):
             return "not a member of the workspace"
         return None
 

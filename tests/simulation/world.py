@@ -34,6 +34,9 @@ START = 1_750_000_000_000  # milliseconds since 1970
 DAY = 86_400_000
 SOON = 400  # milliseconds after which a node looks again at what it did not believe at once
 ROUNDS = 40  # of healing, after which something does not come to rest
+# Milliseconds that a round takes: the later half of them is long enough for what a clone waits for by its clock, as for
+# the one that began to bring it back (rejoin.PATIENCE). Short ones first: nearly everything is to end without that.
+ROUND, LONG_ROUND = 1_000, 10_000
 
 
 class Finding(AssertionError):
@@ -68,7 +71,7 @@ class Process:
     @property
     def trusted(self) -> set[bytes]:
         """Whose certificates it accepts, as a node does."""
-        members = {member["id"] for member in self.clone.members()}
+        members = {member["id"] for member in self.clone.members()} | rejoin.acquaintances(self.clone.store).keys()
         inviter = self.clone.store.meta("inviter")
         return members if self.clone.identity.id in members or not inviter else members | {inviter}
 
@@ -660,6 +663,7 @@ class Simulation:
                 self._start(name, calm=True)
         self._notice_removals()
         for at in range(ROUNDS):
+            self.hardware.now += ROUND if at < ROUNDS // 2 else LONG_ROUND
             if not self._heal_once():
                 return
             if at == ROUNDS // 2:
@@ -685,7 +689,6 @@ class Simulation:
 
     def _heal_once(self) -> bool:
         """One round of everything; whether anything moved."""
-        self.hardware.now += 1_000
         moved = False
         for process in self._running():
             if process.has_arrived:
@@ -701,10 +704,19 @@ class Simulation:
             if not any(link.between(one.name, other.name) for link in self.links):
                 self._connect(one.name, other.name, calm=True)
         moved |= self._exchange()
+        self._look_back()
         self._notice_removals()
         members = self._running(member=True)
         vectors = [process.clone.vector() for process in members]
         return moved or any(vector != vectors[0] for vector in vectors)
+
+    def _look_back(self) -> None:
+        """What a node does every few seconds: who began to bring a clone back need not be the one to end it."""
+        for link in list(self.links):
+            for side, end in enumerate(link.ends):
+                self._at_end(link, side, end.session.look_back, calm=True)
+        for process in self._running():
+            self._come_back(process, calm=True)
 
     def _exchange(self, only: tuple[str, str] | None = None) -> bool:
         """Deliver until nothing is on its way, the digests too."""
