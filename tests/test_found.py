@@ -4,7 +4,7 @@ import os
 import stat
 from unittest import mock
 
-from replica import bundle, folder, log, rejoin, writing
+from replica import bundle, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
 from replica.keys import Identity
@@ -332,3 +332,26 @@ def test_who_is_being_brought_back_knows_the_others_still():
         assert not rejoin.under_way(one.store) and not rejoin.acquaintances(one.store)
         assert texts(four) == texts(one) == {"- old"}
         assert [member["name"] for member in four.members() if member["removed_by"] is not None] == ["one", "two"]
+
+
+def test_of_two_that_both_think_that_the_other_must_begin_anew_one_does():
+    """Also where one has a new identity, by which only itself knows it yet: both must judge by the same names."""
+    with Network("one", "two") as network:
+        one, two = network["one"], network["two"]
+        add(one, "a-buffer.md", "- old")
+        network.sync_all()
+        former = one.identity.id
+        while (one.identity.id < two.identity.id) == (former < two.identity.id):
+            copies.part(one, certificate)
+        link = Link(one, two)
+        for side in (0, 1):
+            link.deliver(side)
+        for side in (0, 1):
+            link.queues[side].clear()
+        for side, session in enumerate(link.sessions):
+            session._give("ended", former)
+            link.send(side, session._send_missing())
+        link.run()
+        assert rejoin.begun(one.store) + rejoin.begun(two.store) == 1
+        sync(one, two)
+        assert_same(one, two)
