@@ -649,8 +649,8 @@ class Bridge:
         report.look_again = True
 
     def _wrote(self, document: Document) -> bool:
-        """Whether the document is alive by something that this clone wrote."""
-        ours = {self.clone.identity.id, self.clone.private.id}
+        """Whether the document is alive by something that this clone wrote, whoever it was then."""
+        ours = {self.clone.private.id, *self.clone.log.line(self.clone.identity.id)}
         writers = self.store.rows(
             "SELECT id FROM alive JOIN authors a ON a.n=author WHERE doc IN (?,?)", (document.shared, document.private)
         )

@@ -355,3 +355,21 @@ def test_of_two_that_both_think_that_the_other_must_begin_anew_one_does():
         assert rejoin.begun(one.store) + rejoin.begun(two.store) == 1
         sync(one, two)
         assert_same(one, two)
+
+
+def test_what_was_added_before_a_change_of_policy_moves_on_although_its_author_has_come_back_as_somebody_new():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(bob, "notes.md", "of bob")
+        sync(alice, bob)
+        was = bob.identity.id
+        rejoin.begin(bob, bundle.read(bundle.make(alice.store, alice.log)), "fork", alice.vector())
+        sync(alice, bob)
+        assert bob.identity.id != was and not rejoin.under_way(bob.store)
+        save(alice, "replica.toml", LINES)
+        network.run("alice")
+        sync(alice, bob)
+        network.share()
+        assert read(alice, "notes.md") == read(bob, "notes.md") == "- of bob\n"
