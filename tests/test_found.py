@@ -2,7 +2,11 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from unittest import mock
+
+import pytest
 
 from replica import bundle, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
@@ -30,6 +34,39 @@ from transport.session import Blamed, State
 
 LINES = '\n[[documents]]\nglob = "**/*.md"\npolicy = "text"\n'
 UNION = '[[documents]]\nglob = "notes.md"\npolicy = "union"\n' + LINES
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def dying_after(steps: int) -> Iterator[list]:
+    """The process ends after so many commits and file replacements; the list is empty if it has come to its end."""
+    transaction, replace, done, died = Clone.transaction, folder._replace, [], []
+
+    def step() -> None:
+        if len(done) == steps:
+            died.append(steps)
+            raise Killed
+        done.append(None)
+
+    @contextmanager
+    def counted(clone: Clone) -> Iterator[None]:
+        if not clone.store.in_transaction:
+            step()
+        with transaction(clone):
+            yield
+
+    def replaced(*arguments):
+        step()
+        stamp = replace(*arguments)
+        step()
+        return stamp
+
+    patches = mock.patch.object(Clone, "transaction", counted), mock.patch.object(folder, "_replace", replaced)
+    with patches[0], patches[1], suppress(Killed):
+        yield died
 
 
 def begun(network: Network) -> tuple[Clone, Clone]:
@@ -373,3 +410,79 @@ def test_what_was_added_before_a_change_of_policy_moves_on_although_its_author_h
         sync(alice, bob)
         network.share()
         assert read(alice, "notes.md") == read(bob, "notes.md") == "- of bob\n"
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_file_whose_new_policy_would_share_a_private_line_is_settled_by_a_rejection(in_file):
+    """Also where the line is in no file, so that nobody can take it out: what is private stays, the rest moves on."""
+    with Network("alice", "bob") as network:
+        alice, bridge = network["alice"], network.bridge("alice")
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- one\n")
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        if in_file:
+            network.share()
+        save(network["bob"], "replica.toml", LINES)
+        network.run("bob")
+        sync(alice, network["bob"])
+        bridge.run()
+        assert [held["reason"] for held in bridge.held()] == ["level"]
+        assert bridge.reject([]) == ["notes.md"]
+        network.share()
+        assert not bridge.held() and bridge.run(every=True).quiet
+        assert read(alice, "notes.md") == read(network["bob"], "notes.md") == "- one\n"
+        assert [one["path"] for one in status(alice, None)["skipped"]] == ["notes.md as union"]
+        assert b"the secret" not in stored_bytes(network["bob"])
+        kept = [file.read_text() for file in (alice.root / ".replica" / "rejected").iterdir()]
+        assert kept == ["- one\n- the secret\n" if in_file else "- one\n"]
+        save(alice, "replica.toml", UNION)  # and there it is again
+        network.share()
+        assert read(alice, "notes.md") == "- one\n- the secret\n" and read(network["bob"], "notes.md") == "- one\n"
+
+
+def test_a_private_line_alone_in_a_file_whose_policy_changes_stays_here_after_a_rejection():
+    with Network("alice", "bob") as network:
+        alice, bridge = network["alice"], network.bridge("alice")
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        network.share()
+        save(alice, "replica.toml", LINES)
+        network.run("alice")
+        assert [held["reason"] for held in bridge.held()] == ["level"]
+        assert bridge.reject(["notes.md"]) == ["notes.md"]
+        network.share()
+        assert not bridge.held() and bridge.run(every=True).quiet and read(alice, "notes.md") == ""
+        assert b"the secret" not in stored_bytes(network["bob"])
+        save(alice, "replica.toml", UNION)
+        network.share()
+        assert read(alice, "notes.md") == "- the secret\n"
+
+
+def test_a_rejection_that_is_killed_on_its_way_shares_no_private_line():
+    """Whatever it has come to, the next run finds a file that is held or one without the line."""
+    for steps in range(30):
+        with Network("alice") as network:
+            alice = network["alice"]
+            save(alice, "replica.toml", UNION)
+            save(alice, "notes.md", "- one\n")
+            network.share()
+            writing.add(alice, "notes.md", "the secret", level=0)
+            network.share()
+            save(alice, "replica.toml", LINES)
+            network.run("alice")
+            with dying_after(steps) as died:
+                network.bridge("alice").reject([])
+            again = network.reopen("alice")
+            network.run("alice")
+            if network.bridge("alice").held():
+                network.bridge("alice").reject([])
+            network.share()
+            assert read(again, "notes.md") == "- one\n"
+            assert "secret" not in str(shared_content(again))
+            left = again.documents.entries(again.documents.find("notes.md", "union"))
+            assert [entry.text for entry in left] == ["- the secret"]
+            if not died:
+                return
+    raise AssertionError("it never ended")
