@@ -193,7 +193,9 @@ class People:
         machine.saved(file)
         self.gone(before - after)
         for mark in after - before:
-            self.marks[mark].expected |= self.marks[mark].owner == machine.name
+            if self.marks[mark].owner == machine.name:
+                self.marks[mark].expected = True
+                self.simulation.overwritten.pop(mark, None)  # if it was: it is there again
         if put_off is not None:
             self.saving.append((machine, path, put_off))
 

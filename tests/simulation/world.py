@@ -113,6 +113,7 @@ class Simulation:
         self.forked = False  # two stores have gone on from one: members may contradict themselves
         self.backups: dict[str, backups.Backup] = {}
         self.restored: set[str] = set()
+        self.overwritten: dict[str, set[str]] = {}  # a mark that a restore took from its owner -> who had it then
         self.twins: dict[str, str] = {}  # a clone that was opened twice -> which one it was
         self.frames: list[bytes] = []  # all that went over the wire
         self.history: list[str] = []
@@ -666,7 +667,7 @@ class Simulation:
             self.hardware.now += ROUND if at < ROUNDS // 2 else LONG_ROUND
             if not self._heal_once():
                 return
-            if at == ROUNDS // 2:
+            if at >= ROUNDS // 2:
                 self._notice_strangers()
         raise Finding("the clones do not come to rest")
 
@@ -679,13 +680,32 @@ class Simulation:
                     self.removed.add(other.name)
 
     def _notice_strangers(self) -> None:
-        """Whose admission a restore has undone before a third heard of it: nobody lets it in, it has to join again."""
-        for process in self._running(member=True) if self.forked else ():
-            ids = {identity.id for identity in copies.identities(process.clone)}
-            others = [other for other in self._running(member=True) if other is not process]
-            if not any(ids & other.trusted for other in others):
-                self.trace(f"nobody knows {process.name}")
-                self.removed.add(process.name)
+        """Who was let in by what nobody else hears of has to join again, as do those it has let in itself.
+
+        A restore undid that admission before a third heard of it, or who let it in was being removed meanwhile and is
+        not heard by anybody now. So it knows the others, and none of them knows it. Who knows nobody is not meant, nor
+        what is so only until somebody has come back: that a clone is cut off in any other way is a fault.
+        """
+        members = self._running(member=True)
+        is_settled = not any(rejoin.under_way(process.clone.store) for process in members)
+        if not is_settled or not (self.forked or self.removed):
+            return
+        knows = {
+            one.name: {
+                other.name for other in members
+                if one.trusted & {identity.id for identity in copies.identities(other.clone)}
+            }
+            for one in members
+        }  # fmt: skip
+        everybody = set(knows)
+        circles = [circle for name in sorted(knows) if (circle := _closed({name}, knows)) != everybody]
+        home = max(circles, key=len, default=everybody)
+        if 2 * len(home) < len(everybody):
+            return
+        for name in sorted(everybody - home):
+            self.trace(f"nobody knows {name}")
+            self.removed.add(name)
+            backups.stranded(self)
 
     def _heal_once(self) -> bool:
         """One round of everything; whether anything moved."""
@@ -733,6 +753,13 @@ class Simulation:
                 if not any(link.busy for link in chosen):
                     return moved
         raise Finding("messages without end")
+
+
+def _closed(names: set[str], knows: dict[str, set[str]]) -> set[str]:
+    """These, whom they know, and so on."""
+    while (more := names.union(*(knows[name] for name in names))) != names:
+        names = more
+    return names
 
 
 @contextmanager
