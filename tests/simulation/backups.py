@@ -122,8 +122,9 @@ def _overwritten(simulation: "Simulation", name: str, kept: frozenset[str] | set
             else there.get(known.owner, set()) | in_files(simulation.machines[known.owner].root)
         )
         if mark not in own:
-            simulation.overwritten[mark] = had = {one for one, held in there.items() if mark in held}
-            if not had:
+            if had := {one for one, held in there.items() if mark in held}:
+                simulation.overwritten[mark] = had
+            else:
                 known.expected = known.live = False
 
 
