@@ -183,7 +183,7 @@ def finish(clone: "Clone", certify: "Certify") -> int:
             left = _carry(clone, old)
             # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
             me = old.store.meta("clone")
-            ours = {me} | _split(clone, old, left)
+            ours = set(old.log.line(me)) | _split(clone, old, left)
             own = [
                 stored for stored in old.changes()
                 if stored.author.id in ours and _is_void(stored, left)

@@ -20,6 +20,7 @@ from tests.helpers import (
     assert_same,
     batches,
     certificate,
+    entry,
     history,
     read,
     save,
@@ -67,6 +68,33 @@ def dying_after(steps: int) -> Iterator[list]:
     patches = mock.patch.object(Clone, "transaction", counted), mock.patch.object(folder, "_replace", replaced)
     with patches[0], patches[1], suppress(Killed):
         yield died
+
+
+def built_on_one_side(network: Backups) -> Clone:
+    """Three has heard of one what it wrote after a restore, and goes on with that. Two knows what it wrote before."""
+    add(network["one"], "a-buffer.md", "- old")
+    network.sync_all()
+    network.back_up("one")
+    add(network["one"], "a-buffer.md", "- today")
+    network.sync("one", "two")
+    add(network.bring_back("one"), "a-buffer.md", "- after")
+    network.sync("one", "three")
+    three = network["three"]
+    after = next(one for one in three.entries("a-buffer.md") if one.text == "- after")
+    three.edit_entries("a-buffer.md", "union", [(1, entry("- AFTER", kills=after.dots))])
+    return three
+
+
+def begin_back(clone: Clone, by: Clone) -> None:
+    """All has come that it needs to be brought back."""
+    rejoin.begin(clone, bundle.read(bundle.make(by.store, by.log)), "fork", by.vector())
+    for batch in batches(by):
+        clone.ingest(batch)
+
+
+def bring_back(clone: Clone, by: Clone) -> None:
+    begin_back(clone, by)
+    rejoin.finish(clone, certificate)
 
 
 def begun(network: Network) -> tuple[Clone, Clone]:
@@ -486,3 +514,17 @@ def test_a_rejection_that_is_killed_on_its_way_shares_no_private_line():
             if not died:
                 return
     raise AssertionError("it never ended")
+
+
+def test_who_comes_back_a_second_time_writes_again_what_it_wrote_as_whom_it_was_before():
+    """Three's first identity has built on a side of a split that does not count. Nobody else has met it since."""
+    with Backups("one", "two", "three", "four") as network:
+        three = built_on_one_side(network)
+        bring_back(three, network["four"])
+        assert "- AFTER" in texts(three)
+        bring_back(three, network["two"])
+        assert texts(three) == {"- old", "- today", "- AFTER"}
+        network.meet_all()
+        for clone in network.clones.values():
+            assert {"- old", "- today", "- AFTER"} <= texts(clone)
+        assert_same(*network.clones.values())
