@@ -11,6 +11,8 @@ import pytest
 from replica import bundle, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
+from replica.errors import WrongPolicy
+from replica.history import before_last, restore
 from replica.keys import Identity
 from replica.status import status
 from tests.helpers import (
@@ -528,3 +530,33 @@ def test_who_comes_back_a_second_time_writes_again_what_it_wrote_as_whom_it_was_
         for clone in network.clones.values():
             assert {"- old", "- today", "- AFTER"} <= texts(clone)
         assert_same(*network.clones.values())
+
+
+def test_to_restore_a_text_to_when_it_was_entries_shares_none_of_level_0():
+    with Network("alice", "bob") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        save(alice, "replica.toml", LINES)
+        save(alice, "notes.md", "a text\n")
+        network.share()
+        with pytest.raises(WrongPolicy):
+            restore(alice, "notes.md", before_last(alice, "notes.md"))
+        network.share()
+        assert read(alice, "notes.md") == "a text\n" and b"the secret" not in stored_bytes(network["bob"])
+
+
+def test_to_restore_entries_to_when_they_were_a_text_takes_none_away():
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", LINES)
+        save(alice, "notes.md", "- a text\n")
+        network.share()
+        then = alice.store.meta("time")
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "more")
+        with pytest.raises(WrongPolicy):
+            restore(alice, "notes.md", then)
+        assert texts(alice, "notes.md") == {"- a text", "- more"}
