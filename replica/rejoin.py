@@ -180,7 +180,11 @@ def finish(clone: "Clone", certify: "Certify") -> int:
         with clone.transaction():
             clone.store.set_meta("rejoin", None)
             clone.store.set_meta("acquaintances", None)
+            held = clone.log.vector()
             left = _carry(clone, old)
+            if any(seq > held.get(author, 0) for author, seq in clone.log.vector().items() if author != was.id):
+                # A peer may hold another side of that chain: conversations begin anew, and compare their heads.
+                clone.store.set_meta("begun", begun(clone.store) + 1)
             # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
             me = old.store.meta("clone")
             ours = set(old.log.line(me)) | _split(clone, old, left)

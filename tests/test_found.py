@@ -560,3 +560,21 @@ def test_to_restore_entries_to_when_they_were_a_text_takes_none_away():
         with pytest.raises(WrongPolicy):
             restore(alice, "notes.md", then)
         assert texts(alice, "notes.md") == {"- a text", "- more"}
+
+
+def test_what_a_clone_takes_in_again_is_compared_with_what_its_peers_hold_before_more_is_said():
+    """Three takes in again the side of a split that it knows, and what it built on that: two knows the other side."""
+    with Backups("one", "two", "three", "four") as network:
+        three, two = built_on_one_side(network), network["two"]
+        begin_back(three, network["four"])
+        link = Link(three, two)
+        link.deliver(0), link.deliver(1)
+        link.queues[0].clear(), link.queues[1].clear()  # what two sends is still on its way
+        rejoin.finish(three, certificate)
+        link.send(0, link.sessions[0].changed())
+        link.run()
+        assert not any(isinstance(event, Blamed) for events in link.events for event in events)
+        network.meet_all()
+        for clone in network.clones.values():
+            assert {"- old", "- today", "- AFTER"} <= texts(clone)
+        assert_same(*network.clones.values())
