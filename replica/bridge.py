@@ -344,7 +344,11 @@ class Bridge:
 
     # --- file -> document
 
-    def _visit(self, path: str, file: Path, row: Trace | None, switched: bool, force: bool, report: Report) -> None:
+    def _visit(
+        self, path: str, file: Path, row: Trace | None, switched: bool, force: bool, report: Report, *,
+        apart: bool = False,
+    ) -> None:  # fmt: skip
+        """`apart`: if the policy has changed, what is of level 0 stays with the old one and the rest moves on."""
         try:
             info = file.stat()
             rule = self.clone.rule(path)
@@ -367,13 +371,13 @@ class Bridge:
             return
         try:
             if row is not None and not same_policy:
-                data = self._show_all(self.row(path), rule, data, text, info, force, report)
+                data = self._show_all(self.row(path), rule, data, text, info, force, apart, report)
                 if data is None:
                     return
                 text, info = filetext.decode(data).text, file.stat()
             with self.clone.transaction():
                 if row is not None and not same_policy:
-                    if not self._leave(self.row(path)):
+                    if not self._leave(self.row(path), apart):
                         report.look_again = True
                         return
                     row = None
@@ -385,9 +389,11 @@ class Bridge:
             report.skipped[path] = f"cannot be read or written: {error.strerror}"
 
     def _show_all(
-        self, row: Row, rule, data: bytes, text: str, info: os.stat_result, force: bool, report: Report
+        self, row: Row, rule, data: bytes, text: str, info: os.stat_result, force: bool, apart: bool, report: Report
     ) -> bytes | None:
         """The policy of a path changed: the file is to show all of the old document before it becomes one of the new.
+
+        With `apart`, all that others may have of it.
 
         Returns what the file holds then: what others had written and the file did not show yet moves along. Written
         as every file is, with a durable intent: after a crash in between, those lines are not the person's. None: the
@@ -398,10 +404,12 @@ class Bridge:
             self.take(row.path, data, text, folder.settled(info), row, False, True, Report(), old)
             document, row = self.clone.documents.find(row.path, row.policy), self.row(row.path)
             hold = guard.judge_sharing(self._private_entries(document) if rule.level else 0, rule.policy)
-            if hold is not None and not force:
+            if hold is not None and not force and not apart:
                 self._hold(row.path, hold)
                 report.held[row.path] = hold.what
                 return None
+            if apart:
+                document = document._replace(private=None)
             if not document.alive:
                 return data
             canonical, ids = self._content(document)
@@ -418,9 +426,11 @@ class Bridge:
             raise OSError(errno.EBUSY, done.skipped.get(row.path, "it was saved meanwhile"), row.path)
         return new
 
-    def _leave(self, row: Row) -> bool:
+    def _leave(self, row: Row, apart: bool) -> bool:
         """End the document of the old policy; False if it has moved on since the file showed all of it."""
         document = self.clone.documents.find(row.path, row.policy)
+        if apart:
+            document = document._replace(private=None)
         if document.alive and self._last_change(document) != row.change:
             return False
         self.clone.delete(document)
@@ -649,8 +659,8 @@ class Bridge:
         report.look_again = True
 
     def _wrote(self, document: Document) -> bool:
-        """Whether the document is alive by something that this clone wrote."""
-        ours = {self.clone.identity.id, self.clone.private.id}
+        """Whether the document is alive by something that this clone wrote, whoever it was then."""
+        ours = {self.clone.private.id, *self.clone.log.line(self.clone.identity.id)}
         writers = self.store.rows(
             "SELECT id FROM alive JOIN authors a ON a.n=author WHERE doc IN (?,?)", (document.shared, document.private)
         )
@@ -947,12 +957,17 @@ class Bridge:
         return self.run(every=True, force=force, wait=True)
 
     def reject(self, chosen: list[str]) -> list[str]:
-        """Undo what is held: the files become the documents again. What they held is kept beside the store."""
+        """Undo what is held: the files become the documents again. What they held is kept beside the store.
+
+        Of a file whose new policy would share what is of level 0, that stays here, in no file, until the policy is the
+        old one again; the rest moves on.
+        """
         with self._turn():
             return self._reject(chosen)
 
     def _reject(self, chosen: list[str]) -> list[str]:
         done, rejected = [], self._chosen(chosen)
+        reasons = {row["path"]: row["reason"] for row in self.held()}
         self._decide_arrivals(rejected, wanted=False)
         for path in sorted(rejected):
             target = paths.resolve(self.root, path)
@@ -966,9 +981,17 @@ class Bridge:
             with self.clone.transaction():
                 self._release(path)
                 self.store.set_meta("git_head", folder.git_head(self.root))
+            if reasons[path] == "level":
+                self._settle_policy(path, target)
             done.append(path)
         self.run(every=True)
         return done
+
+    def _settle_policy(self, path: str, target: Path) -> None:
+        """Else the file is held again at once; and a private entry that no file shows, nobody can take out."""
+        trace = self._traces([path]).get(path)
+        if trace is not None and self.clone.rule(path) is not None and target.is_file():
+            self._visit(path, target, trace, False, False, Report(), apart=True)
 
     def _set_aside(self, path: str, data: bytes) -> None:
         kept = self.root / FOLDER / "rejected"

@@ -68,6 +68,27 @@ def begun(store: Store) -> int:
     return store.meta("begun", 0)
 
 
+def acquaintances(store: Store) -> dict[bytes, bytes]:
+    """Whom a clone that is being brought back knew as members before: their certificates, by id.
+
+    Until the members have come again, these may bring it back, and are sent nothing. With only the peer that has begun
+    it the clone would be stranded when that one is gone: a founder's first change names nobody else.
+    """
+    packed = store.meta("acquaintances")
+    return dict(msgpack.unpackb(packed, strict_map_key=False)) if packed else {}
+
+
+def _remember_members(clone: "Clone") -> None:
+    """Those known from before this was begun, too: it may be begun twice, before any member has come again."""
+    known = acquaintances(clone.store)
+    for member in clone.members():
+        if member["removed_by"] is None or clone.log.may_return(member["id"]):
+            known[member["id"]] = member["cert"]
+        else:
+            known.pop(member["id"], None)
+    clone.store.set_meta("acquaintances", msgpack.packb(known))
+
+
 def met(clone: "Clone") -> None:
     """A member holds what this clone holds now, and no more: whoever began this need not be waited for.
 
@@ -92,6 +113,7 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
         known = under_way(store)  # begun before, and now with another peer: what was set aside then is what counts
         aside = known.aside if known else _set_aside(clone, why)
         try:
+            _remember_members(clone)
             _empty(clone)
             faults.judge_anew(clone)
             if bundle.floor:
@@ -157,10 +179,15 @@ def finish(clone: "Clone", certify: "Certify") -> int:
     try:
         with clone.transaction():
             clone.store.set_meta("rejoin", None)
+            clone.store.set_meta("acquaintances", None)
+            held = clone.log.vector()
             left = _carry(clone, old)
+            if any(seq > held.get(author, 0) for author, seq in clone.log.vector().items() if author != was.id):
+                # A peer may hold another side of that chain: conversations begin anew, and compare their heads.
+                clone.store.set_meta("begun", begun(clone.store) + 1)
             # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
             me = old.store.meta("clone")
-            ours = {me} | _split(clone, old, left)
+            ours = set(old.log.line(me)) | _split(clone, old, left)
             own = [
                 stored for stored in old.changes()
                 if stored.author.id in ours and _is_void(stored, left)

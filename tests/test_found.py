@@ -2,11 +2,17 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from unittest import mock
 
-from replica import folder, log, writing
+import pytest
+
+from replica import bundle, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
+from replica.errors import WrongPolicy
+from replica.history import before_last, restore
 from replica.keys import Identity
 from replica.status import status
 from tests.helpers import (
@@ -14,7 +20,9 @@ from tests.helpers import (
     Network,
     add,
     assert_same,
+    batches,
     certificate,
+    entry,
     history,
     read,
     save,
@@ -29,6 +37,66 @@ from transport.session import Blamed, State
 
 LINES = '\n[[documents]]\nglob = "**/*.md"\npolicy = "text"\n'
 UNION = '[[documents]]\nglob = "notes.md"\npolicy = "union"\n' + LINES
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def dying_after(steps: int) -> Iterator[list]:
+    """The process ends after so many commits and file replacements; the list is empty if it has come to its end."""
+    transaction, replace, done, died = Clone.transaction, folder._replace, [], []
+
+    def step() -> None:
+        if len(done) == steps:
+            died.append(steps)
+            raise Killed
+        done.append(None)
+
+    @contextmanager
+    def counted(clone: Clone) -> Iterator[None]:
+        if not clone.store.in_transaction:
+            step()
+        with transaction(clone):
+            yield
+
+    def replaced(*arguments):
+        step()
+        stamp = replace(*arguments)
+        step()
+        return stamp
+
+    patches = mock.patch.object(Clone, "transaction", counted), mock.patch.object(folder, "_replace", replaced)
+    with patches[0], patches[1], suppress(Killed):
+        yield died
+
+
+def built_on_one_side(network: Backups) -> Clone:
+    """Three has heard of one what it wrote after a restore, and goes on with that. Two knows what it wrote before."""
+    add(network["one"], "a-buffer.md", "- old")
+    network.sync_all()
+    network.back_up("one")
+    add(network["one"], "a-buffer.md", "- today")
+    network.sync("one", "two")
+    add(network.bring_back("one"), "a-buffer.md", "- after")
+    network.sync("one", "three")
+    three = network["three"]
+    after = next(one for one in three.entries("a-buffer.md") if one.text == "- after")
+    three.edit_entries("a-buffer.md", "union", [(1, entry("- AFTER", kills=after.dots))])
+    return three
+
+
+def begin_back(clone: Clone, by: Clone) -> None:
+    """All has come that it needs to be brought back."""
+    rejoin.begin(clone, bundle.read(bundle.make(by.store, by.log)), "fork", by.vector())
+    for batch in batches(by):
+        clone.ingest(batch)
+
+
+def bring_back(clone: Clone, by: Clone) -> None:
+    begin_back(clone, by)
+    rejoin.finish(clone, certificate)
 
 
 def begun(network: Network) -> tuple[Clone, Clone]:
@@ -311,4 +379,202 @@ def test_a_side_of_a_fork_that_was_refused_can_be_the_one_that_counts():
         network.meet_all()
         for clone in network.clones.values():
             assert texts(clone) == {"- old", "- today", "- after"}
+        assert_same(*network.clones.values())
+
+
+def test_who_is_being_brought_back_knows_the_others_still():
+    """Who began it is gone after a first change, which says who the founder is and nobody else: the rest must do."""
+    with Backups("one", "two", "three", "four") as network:
+        one, two, three, four = network.clones.values()
+        add(one, "a-buffer.md", "- old")
+        network.sync_all()
+        one.remove("two")  # nobody has heard of that yet
+        first = next(batches(one, size=1))
+        rejoin.begin(one, bundle.read(bundle.make(three.store, three.log)), "fork", three.vector())
+        one.ingest(first)
+        assert [member["name"] for member in one.members()] == ["one"]
+        assert Node(one, Options())._certificates().keys() == {clone.identity.id for clone in (one, three, four)}
+        assert any("not a member" in getattr(event, "reason", "") for event in talk(one, two))
+        sync(one, four)
+        assert not rejoin.under_way(one.store) and not rejoin.acquaintances(one.store)
+        assert texts(four) == texts(one) == {"- old"}
+        assert [member["name"] for member in four.members() if member["removed_by"] is not None] == ["one", "two"]
+
+
+def test_of_two_that_both_think_that_the_other_must_begin_anew_one_does():
+    """Also where one has a new identity, by which only itself knows it yet: both must judge by the same names."""
+    with Network("one", "two") as network:
+        one, two = network["one"], network["two"]
+        add(one, "a-buffer.md", "- old")
+        network.sync_all()
+        former = one.identity.id
+        while (one.identity.id < two.identity.id) == (former < two.identity.id):
+            copies.part(one, certificate)
+        link = Link(one, two)
+        for side in (0, 1):
+            link.deliver(side)
+        for side in (0, 1):
+            link.queues[side].clear()
+        for side, session in enumerate(link.sessions):
+            session._give("ended", former)
+            link.send(side, session._send_missing())
+        link.run()
+        assert rejoin.begun(one.store) + rejoin.begun(two.store) == 1
+        sync(one, two)
+        assert_same(one, two)
+
+
+def test_what_was_added_before_a_change_of_policy_moves_on_although_its_author_has_come_back_as_somebody_new():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(bob, "notes.md", "of bob")
+        sync(alice, bob)
+        was = bob.identity.id
+        rejoin.begin(bob, bundle.read(bundle.make(alice.store, alice.log)), "fork", alice.vector())
+        sync(alice, bob)
+        assert bob.identity.id != was and not rejoin.under_way(bob.store)
+        save(alice, "replica.toml", LINES)
+        network.run("alice")
+        sync(alice, bob)
+        network.share()
+        assert read(alice, "notes.md") == read(bob, "notes.md") == "- of bob\n"
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_file_whose_new_policy_would_share_a_private_line_is_settled_by_a_rejection(in_file):
+    """Also where the line is in no file, so that nobody can take it out: what is private stays, the rest moves on."""
+    with Network("alice", "bob") as network:
+        alice, bridge = network["alice"], network.bridge("alice")
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- one\n")
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        if in_file:
+            network.share()
+        save(network["bob"], "replica.toml", LINES)
+        network.run("bob")
+        sync(alice, network["bob"])
+        bridge.run()
+        assert [held["reason"] for held in bridge.held()] == ["level"]
+        assert bridge.reject([]) == ["notes.md"]
+        network.share()
+        assert not bridge.held() and bridge.run(every=True).quiet
+        assert read(alice, "notes.md") == read(network["bob"], "notes.md") == "- one\n"
+        assert [one["path"] for one in status(alice, None)["skipped"]] == ["notes.md as union"]
+        assert b"the secret" not in stored_bytes(network["bob"])
+        kept = [file.read_text() for file in (alice.root / ".replica" / "rejected").iterdir()]
+        assert kept == ["- one\n- the secret\n" if in_file else "- one\n"]
+        save(alice, "replica.toml", UNION)  # and there it is again
+        network.share()
+        assert read(alice, "notes.md") == "- one\n- the secret\n" and read(network["bob"], "notes.md") == "- one\n"
+
+
+def test_a_private_line_alone_in_a_file_whose_policy_changes_stays_here_after_a_rejection():
+    with Network("alice", "bob") as network:
+        alice, bridge = network["alice"], network.bridge("alice")
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        network.share()
+        save(alice, "replica.toml", LINES)
+        network.run("alice")
+        assert [held["reason"] for held in bridge.held()] == ["level"]
+        assert bridge.reject(["notes.md"]) == ["notes.md"]
+        network.share()
+        assert not bridge.held() and bridge.run(every=True).quiet and read(alice, "notes.md") == ""
+        assert b"the secret" not in stored_bytes(network["bob"])
+        save(alice, "replica.toml", UNION)
+        network.share()
+        assert read(alice, "notes.md") == "- the secret\n"
+
+
+def test_a_rejection_that_is_killed_on_its_way_shares_no_private_line():
+    """Whatever it has come to, the next run finds a file that is held or one without the line."""
+    for steps in range(30):
+        with Network("alice") as network:
+            alice = network["alice"]
+            save(alice, "replica.toml", UNION)
+            save(alice, "notes.md", "- one\n")
+            network.share()
+            writing.add(alice, "notes.md", "the secret", level=0)
+            network.share()
+            save(alice, "replica.toml", LINES)
+            network.run("alice")
+            with dying_after(steps) as died:
+                network.bridge("alice").reject([])
+            again = network.reopen("alice")
+            network.run("alice")
+            if network.bridge("alice").held():
+                network.bridge("alice").reject([])
+            network.share()
+            assert read(again, "notes.md") == "- one\n"
+            assert "secret" not in str(shared_content(again))
+            left = again.documents.entries(again.documents.find("notes.md", "union"))
+            assert [entry.text for entry in left] == ["- the secret"]
+            if not died:
+                return
+    raise AssertionError("it never ended")
+
+
+def test_who_comes_back_a_second_time_writes_again_what_it_wrote_as_whom_it_was_before():
+    """Three's first identity has built on a side of a split that does not count. Nobody else has met it since."""
+    with Backups("one", "two", "three", "four") as network:
+        three = built_on_one_side(network)
+        bring_back(three, network["four"])
+        assert "- AFTER" in texts(three)
+        bring_back(three, network["two"])
+        assert texts(three) == {"- old", "- today", "- AFTER"}
+        network.meet_all()
+        for clone in network.clones.values():
+            assert {"- old", "- today", "- AFTER"} <= texts(clone)
+        assert_same(*network.clones.values())
+
+
+def test_to_restore_a_text_to_when_it_was_entries_shares_none_of_level_0():
+    with Network("alice", "bob") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        save(alice, "replica.toml", LINES)
+        save(alice, "notes.md", "a text\n")
+        network.share()
+        with pytest.raises(WrongPolicy):
+            restore(alice, "notes.md", before_last(alice, "notes.md"))
+        network.share()
+        assert read(alice, "notes.md") == "a text\n" and b"the secret" not in stored_bytes(network["bob"])
+
+
+def test_to_restore_entries_to_when_they_were_a_text_takes_none_away():
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", LINES)
+        save(alice, "notes.md", "- a text\n")
+        network.share()
+        then = alice.store.meta("time")
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "more")
+        with pytest.raises(WrongPolicy):
+            restore(alice, "notes.md", then)
+        assert texts(alice, "notes.md") == {"- a text", "- more"}
+
+
+def test_what_a_clone_takes_in_again_is_compared_with_what_its_peers_hold_before_more_is_said():
+    """Three takes in again the side of a split that it knows, and what it built on that: two knows the other side."""
+    with Backups("one", "two", "three", "four") as network:
+        three, two = built_on_one_side(network), network["two"]
+        begin_back(three, network["four"])
+        link = Link(three, two)
+        link.deliver(0), link.deliver(1)
+        link.queues[0].clear(), link.queues[1].clear()  # what two sends is still on its way
+        rejoin.finish(three, certificate)
+        link.send(0, link.sessions[0].changed())
+        link.run()
+        assert not any(isinstance(event, Blamed) for events in link.events for event in events)
+        network.meet_all()
+        for clone in network.clones.values():
+            assert {"- old", "- today", "- AFTER"} <= texts(clone)
         assert_same(*network.clones.values())
