@@ -409,15 +409,21 @@ class _Again:
         document = self.clone.documents.find(path, "text")._replace(private=None)
         there = self.clone.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,))
         now = self.clone.documents.raw_text(document.shared) if there else ""
-        if deleted and (not there or now == base):
-            if there:
-                self.clone.delete(document)
+        if deleted and not there:
+            return
+        if deleted and now == base and not self._went_on(path):
+            self.clone.delete(document)
             return
         ops = textdiff.diff(base, mine)
         if not there:  # also where nothing differs: we had brought it back as it was
             self.clone.edit_text(path, new=mine)
         elif ops:
             self.clone.edit_text(path, textdiff.rebase(ops, base, now))
+
+    def _went_on(self, path: str) -> bool:
+        """Whether a text was alive again in the old store: somebody had written to it who did not know that it went."""
+        doc = self.old.documents_row(path, "text")
+        return bool(self.old.store.value("SELECT 1 FROM alive WHERE doc=?", (doc,)))
 
     def _versions(self, path: str) -> tuple[str, str]:
         """A text of the old store without our void changes, and with them."""

@@ -312,3 +312,22 @@ def test_a_side_of_a_fork_that_was_refused_can_be_the_one_that_counts():
         for clone in network.clones.values():
             assert texts(clone) == {"- old", "- today", "- after"}
         assert_same(*network.clones.values())
+
+
+def test_a_text_that_a_clone_had_deleted_and_others_went_on_with_stays_when_it_comes_back():
+    """Their edit had reached it after the deletion: it was there before the clone came back, and was not seen."""
+    with Backups("one", "two", "three") as network:
+        network["one"].edit_text("n.md", new="first\n")
+        network.sync_all()
+        network.back_up("one")
+        add(network["one"], "a-buffer.md", "- today")
+        network.sync("one", "three")
+        one = network.bring_back("one")
+        one.delete(one.document("n.md"))
+        network["two"].edit_text("n.md", new="first\nof two\n")
+        network.sync("one", "two")
+        assert one.text("n.md") == "first\nof two\n"
+        network.meet_all()
+        for clone in network.clones.values():
+            assert clone.text("n.md") == "first\nof two\n"
+        assert_same(*network.clones.values())
