@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from replica import filetext, folder, guard, intake, paths
 from replica.blocks import parse, render, spaced, stand_alone
+from replica.changes import Add, Dot, Remove
 from replica.clone import Clone
 from replica.documents import Document
 from replica.errors import (
@@ -546,8 +547,6 @@ class Bridge:
 
     def _exist(self, path: str, rule) -> None:
         """An empty file is a document without entries: one that comes and goes makes it known."""
-        from replica.changes import Add, Dot, Remove
-
         with self.clone.transaction():
             op = Add("prose", "", 1, "", None, (), {})
             written = self.clone.edit_entries(path, rule.policy, [(rule.level, op)])[0]
@@ -593,9 +592,22 @@ class Bridge:
             document = self.clone.documents.find(row.path, row.policy)
             news = document.alive and (self._last_change(document) > row.change or row.intended)
             self._forget(row.path)
-            if document.alive and not news:
+            if document.alive and not news and not self._drop_shown(document, report):
                 self.clone.delete(document)
                 report.deleted.append(row.path)
+
+    def _drop_shown(self, document: Document, report: Report) -> bool:
+        """Of several versions a file shows one, and that one goes with it; what waits comes in its place.
+
+        Returns False, and does nothing, where the file showed all of its document.
+        """
+        shown = self.clone.documents.entries(document) if document.policy == "latest" else []
+        if not shown or len(self.clone.documents.versions(document)) == len(shown):
+            return False
+        ops = [(0 if entry.private else 1, Remove(entry.dots)) for entry in shown]
+        self.clone.edit_entries(document.path, document.policy, ops)
+        report.taken.append(document.path)
+        return True
 
     # --- document -> file
 

@@ -331,3 +331,23 @@ def test_a_text_that_a_clone_had_deleted_and_others_went_on_with_stays_when_it_c
         for clone in network.clones.values():
             assert clone.text("n.md") == "first\nof two\n"
         assert_same(*network.clones.values())
+
+
+def test_a_version_that_waits_outlives_the_file_that_did_not_show_it():
+    """Of two versions the file has one. Who deletes the file takes away that one: nobody decided on the other."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(bob, "activeContext.md", "of bob\n")
+        network.run("bob")
+        save(alice, "activeContext.md", "of alice\n")
+        network.run("alice")
+        network.share()
+        shown = read(alice, "activeContext.md")
+        assert read(bob, "activeContext.md") == shown
+        (alice.root / "activeContext.md").unlink()
+        network.share()
+        left = ({"of alice\n", "of bob\n"} - {shown}).pop()
+        assert read(alice, "activeContext.md") == read(bob, "activeContext.md") == left
+        (alice.root / "activeContext.md").unlink()
+        network.share()
+        assert not (alice.root / "activeContext.md").exists() and not (bob.root / "activeContext.md").exists()
