@@ -520,8 +520,9 @@ class Bridge:
         else:
             base = parse(row.canonical, rule.policy)
             saved = intake.save(
-                base, row.id_list, text, rule.policy, live, known, row.change, rule.level, self._was_private
-            )
+                base, row.id_list, text, rule.policy, live, known, row.change, rule.level, self._was_private,
+                lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))),
+            )  # fmt: skip
             before = sum(block.role == "entry" for block in base)
             hold = guard.judge_past(rule.policy, saved.past)
             if rule.policy != "latest":

@@ -351,3 +351,26 @@ def test_a_version_that_waits_outlives_the_file_that_did_not_show_it():
         (alice.root / "activeContext.md").unlink()
         network.share()
         assert not (alice.root / "activeContext.md").exists() and not (bob.root / "activeContext.md").exists()
+
+
+def test_a_shared_line_put_back_where_a_private_one_stood_is_shared_again():
+    """What took the place of a level-0 entry stays at level 0, unless everybody knows those words already."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "a-buffer.md", "- one\n- two\n")
+        network.share()
+        save(bob, "a-buffer.md", "")  # an editor that takes long between the two halves of a save
+        network.run("bob")
+        writing.add(bob, "a-buffer.md", "the secret", level=0)
+        network.share()
+        save(bob, "a-buffer.md", "- one\n")  # in its place
+        network.share()
+        assert read(alice, "a-buffer.md") == read(bob, "a-buffer.md") == "- one\n"
+        writing.add(bob, "a-buffer.md", "the secret", level=0)
+        network.share()
+        save(bob, "a-buffer.md", "- one\n- two\n- the secrets\n- three\n")
+        network.share()
+        save(bob, "a-buffer.md", "- one\n- two\n- four, which may be what it says in other words\n")
+        network.share()
+        assert "- two" in read(alice, "a-buffer.md") and b"secret" not in stored_bytes(alice)
+        assert "- four" not in read(alice, "a-buffer.md")
