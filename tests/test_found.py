@@ -374,3 +374,30 @@ def test_a_shared_line_put_back_where_a_private_one_stood_is_shared_again():
         network.share()
         assert "- two" in read(alice, "a-buffer.md") and b"secret" not in stored_bytes(alice)
         assert "- four" not in read(alice, "a-buffer.md")
+
+
+def test_who_passes_on_what_builds_on_the_other_side_of_a_fork_is_not_blamed():
+    """On its side the member let somebody in, under a number that here is another change: so that guest is not here."""
+    with Backups("one", "two", "three") as network:
+        network.back_up("one")
+        link = Link(network["two"], network["three"])
+        link.run()
+        network.add("four", by="one")
+        network.sync("one", "four")
+        network.sync("one", "two")
+        one = network.bring_back("one")
+        add(one, "a-buffer.md", "- after")
+        network.sync("one", "three")
+        link.send(0, link.sessions[0].changed())
+        link.run()
+        add(network["four"], "a-buffer.md", "- of four")
+        network.sync("four", "two")
+        add(network["two"], "a-buffer.md", "- of two")
+        link.send(0, link.sessions[0].changed())
+        link.run()
+        blamed = {event.member for events in link.events for event in events if isinstance(event, Blamed)}
+        assert blamed == {one.identity.id} and network["three"].log.author(network["four"].identity.id) is None
+        network.meet_all()
+        for clone in network.clones.values():
+            assert texts(clone) == {"- after", "- of four", "- of two"}
+        assert_same(*network.clones.values())
