@@ -2,9 +2,12 @@
 
 import os
 import stat
+from pathlib import Path
 from unittest import mock
 
-from replica import folder, log, writing
+import pytest
+
+from replica import copies, folder, log, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
 from replica.keys import Identity
@@ -401,3 +404,43 @@ def test_who_passes_on_what_builds_on_the_other_side_of_a_fork_is_not_blamed():
         for clone in network.clones.values():
             assert texts(clone) == {"- after", "- of four", "- of two"}
         assert_same(*network.clones.values())
+
+
+def test_a_new_key_is_on_the_disk_with_its_folder_and_the_old_one_before_it():
+    """After a power cut one of the two would be gone: the clone's own key, or the one that vouches for it."""
+    with Network("alice") as network:
+        alice, done = network["alice"], []
+        was, place = alice.identity, alice.root / ".replica"
+        replace, fsync = os.replace, os.fsync
+
+        def flushed(handle):
+            info = os.fstat(handle)
+            done.append((stat.S_ISDIR(info.st_mode) and info.st_ino, ""))
+            fsync(handle)
+
+        def renamed(source, target):
+            assert (place / "identity").is_file() and Path(source).name != "identity"
+            replace(source, target)
+            done.append((Path(target).parent.stat().st_ino, Path(target).name))
+
+        with mock.patch.object(os, "replace", renamed), mock.patch.object(os, "fsync", flushed):
+            copies.part(alice, certificate)
+        former, own = (one.stat().st_ino for one in (place / "former", place))
+        kept, put = done.index((former, "000000.key")), done.index((own, "identity"))
+        assert kept < done.index((former, ""), kept) < put < done.index((own, ""), put)
+        assert done[:kept].count((own, "")) == 2  # once for the key to come, once for the new folder of former keys
+        assert [one.id for one in copies.identities(network.reopen("alice"))] == [alice.identity.id, was.id]
+
+
+def test_a_key_is_kept_once_although_the_process_died_before_the_new_one_took_its_place():
+    with Network("alice") as network:
+        alice, replace = network["alice"], os.replace
+
+        def dies(source, target):
+            if Path(target).name == "identity":
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with mock.patch.object(os, "replace", dies), pytest.raises(KeyboardInterrupt):
+            copies.part(alice, certificate)
+        assert len(copies.identities(network.reopen("alice"))) == 2
