@@ -1009,7 +1009,23 @@ def _canonical(data: bytes, policy: str) -> str:
 
 def _nearer(intent: bytes, base: bytes, data: bytes) -> bool:
     """Whether `data` is an edit of `intent` rather than of `base`. In doubt of `base`: better twice than lost."""
-    return data == intent or (data != base and _distance(intent, data) < _distance(base, data))
+    return data == intent or (
+        data != base and _shows(intent, base, data) and _distance(intent, data) < _distance(base, data)
+    )
+
+
+def _shows(intent: bytes, base: bytes, data: bytes) -> bool:
+    """Whether `data` has a line that `intent` brings, or none of those that it takes away.
+
+    Without that, what the intent brings was hardly ever there to be edited, however alike the new words are.
+    """
+    to, was, now = (_lines(content) for content in (intent, base, data))
+    taken = was - to
+    return bool((to - was) & now) or bool(taken and not taken & now)
+
+
+def _lines(data: bytes) -> set[str]:
+    return {line for line in filetext.decode(data).text.split("\n") if line.strip()}
 
 
 def _distance(one: bytes, other: bytes) -> int:

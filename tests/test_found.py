@@ -444,3 +444,22 @@ def test_a_key_is_kept_once_although_the_process_died_before_the_new_one_took_it
         with mock.patch.object(os, "replace", dies), pytest.raises(KeyboardInterrupt):
             copies.part(alice, certificate)
         assert len(copies.identities(network.reopen("alice"))) == 2
+
+
+def test_a_save_that_holds_nothing_of_what_a_killed_process_was_to_write_takes_none_of_it_away():
+    """Counted in characters it may be nearer to that by chance, since what people write is alike."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "a-buffer.md", "- one\n")
+        network.share()
+        save(bob, "a-buffer.md", "- one\n- a lesson about the retries, by bob\n")
+        network.run("bob")
+        network.sync("alice", "bob")
+        with mock.patch.object(folder, "write_all", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            network.run("alice")
+        alice = network.reopen("alice")
+        save(alice, "a-buffer.md", "- one\n- a lesson about the retries, by alice\n")
+        network.share()
+        for who in ("alice", "bob"):
+            assert f"- a lesson about the retries, by {who}" in read(bob, "a-buffer.md").split("\n")
+        assert_same(alice, bob)
