@@ -405,7 +405,7 @@ class Bridge:
                 return None
             if not document.alive:
                 return data
-            canonical, ids = self._content(document)
+            canonical, ids = self._whole(document)
             new = filetext.patch(row.base, row.canonical, canonical, exact=row.policy == "text")
             change = self._last_change(document)
             pending = Pending(row.path, row.policy, new, canonical, ids, change, folder.stamp(info))
@@ -642,7 +642,7 @@ class Bridge:
     def _bring_along(self, path: str, policy: str, row: Trace | None, held: set[str], report: Report) -> None:
         """What was written here under a policy that is no longer the path's, and was in no file yet, moves on as well.
 
-        Only what we had a part in: other authors bring theirs. What is of level 0 is not shared by this.
+        Only what is ours to bring: other authors bring theirs. What is of level 0 is not shared by this.
         """
         rule = self.clone.rule(path)
         if rule is None or rule.policy == policy or path in held or (row is not None and row.policy == policy):
@@ -652,22 +652,29 @@ class Bridge:
         if private:
             document = document._replace(private=None)  # it stays where it is, for whom it is
             report.skipped[f"{path} as {policy}"] = guard.judge_sharing(private, rule.policy).what
-        if not self._wrote(document):
+        if not self._is_ours(document):
             return
         with self.clone.transaction():
-            text, _ = self._content(document)
+            text, _ = self._whole(document)
             taken = self._take_text if rule.policy == "text" else self._take_entries
             taken(path, text, None, rule, False, True)
             self.clone.delete(document)
         report.look_again = True
 
-    def _wrote(self, document: Document) -> bool:
-        """Whether the document is alive by something that this clone wrote."""
-        ours = {self.clone.identity.id, self.clone.private.id}
-        writers = self.store.rows(
+    def _is_ours(self, document: Document) -> bool:
+        """Whether the document is alive by something that this clone wrote, or nobody else is there to speak for it.
+
+        For authors who do not belong any more, or go on as somebody else, one member does: the first by its id.
+        """
+        me = self.clone.identity.id
+        rows = self.store.rows(
             "SELECT id FROM alive JOIN authors a ON a.n=author WHERE doc IN (?,?)", (document.shared, document.private)
         )
-        return any(id in ours for (id,) in writers)
+        writers = {id for (id,) in rows}
+        if writers & {me, self.clone.private.id}:
+            return True
+        members = self.clone.trusted().keys() | {me}
+        return bool(writers) and not writers & members and not self.clone.removed and me == min(members)
 
     def _welcome(self, behind: list[tuple[str, str, Trace | None]], report: Report) -> list:
         """Without the new files of a clone that sends more of them than a person may want: those are held."""
@@ -844,6 +851,14 @@ class Bridge:
         blocks = parse(text, document.policy)
         if [b.text for b in blocks] == [e.text for e in entries]:
             return text, b"".join(entry.id for entry in entries)
+        return text, self._ids_for(text, document.policy, document)
+
+    def _whole(self, document: Document) -> tuple[str, bytes]:
+        """As `_content`, with the versions that wait behind the shown one: another policy knows no versions."""
+        versions = self.clone.documents.versions(document) if document.policy == "latest" else []
+        if len(versions) < 2:
+            return self._content(document)
+        text = filetext.canonical("\n\n".join(entry.text for entry in reversed(versions)))
         return text, self._ids_for(text, document.policy, document)
 
     # --- what is remembered

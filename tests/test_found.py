@@ -463,3 +463,49 @@ def test_a_save_that_holds_nothing_of_what_a_killed_process_was_to_write_takes_n
         for who in ("alice", "bob"):
             assert f"- a lesson about the retries, by {who}" in read(bob, "a-buffer.md").split("\n")
         assert_same(alice, bob)
+
+
+@pytest.mark.parametrize("policy", ["text", "union", "log"])
+def test_a_version_that_waits_moves_on_when_the_policy_changes(policy):
+    """The new policy knows no versions: the file shows them all, the newest first."""
+    rules = '[[documents]]\nglob = "notes.md"\npolicy = "{}"\n'
+    with Network("alice", "bob", "carol") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", rules.format("latest"))
+        network.share()
+        save(alice, "notes.md", "- of alice\n"), save(bob, "notes.md", "- of bob\n")
+        network.run("alice"), network.run("bob")
+        network.share()
+        save(alice, "replica.toml", rules.format(policy))
+        network.share()
+        network.share()
+        for clone in network.clones.values():
+            lines = [line for line in read(clone, "notes.md").split("\n") if line]
+            assert sorted(lines) == ["- of alice", "- of bob"]
+            assert [document.policy for document in clone.documents.all() if document.path == "notes.md"] == [policy]
+
+
+@pytest.mark.parametrize("how", ["was removed", "came back under a new identity"])
+def test_what_somebody_wrote_before_a_change_of_policy_moves_on_without_its_author(how):
+    """Its author would bring it along, and is not there any more to do so."""
+    with Backups("alice", "bob", "carol") as network:
+        save(network["alice"], "replica.toml", UNION)
+        network.share()
+        save(network["alice"], "replica.toml", LINES)
+        network.run("alice"), network.sync("alice", "bob"), network.run("bob")
+        writing.add(network["carol"], "notes.md", "of carol")  # she has not heard of it
+        network.sync("carol", "bob")
+        if how == "was removed":
+            network["alice"].remove("carol")
+            network.clones.pop("carol").close()
+        else:
+            network.back_up("carol")
+            add(network["carol"], "a-buffer.md", "- today")
+            network.sync("carol", "bob")
+            add(network.bring_back("carol"), "a-buffer.md", "- after")
+            network.meet_all()
+        network.share()
+        network.share()
+        for clone in network.clones.values():
+            assert read(clone, "notes.md") == "- of carol\n"
+            assert [document.policy for document in clone.documents.all() if document.path == "notes.md"] == ["text"]
