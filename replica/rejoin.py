@@ -158,13 +158,14 @@ def finish(clone: "Clone", certify: "Certify") -> int:
         with clone.transaction():
             clone.store.set_meta("rejoin", None)
             left = _carry(clone, old)
-            # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
-            me = old.store.meta("clone")
-            ours = {me} | _split(clone, old, left)
+            # By whom the old store was written: meanwhile this clone may have parted from a copy of itself. What it
+            # wrote before it came back an earlier time is as much its own, where that does not fit now.
+            mine = {old.store.meta("clone"), *(identity.id for identity in copies.identities(clone))}
+            ours = mine | _split(clone, old, left)
             own = [
                 stored for stored in old.changes()
                 if stored.author.id in ours and _is_void(stored, left)
-                and (stored.author.id == me or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
+                and (stored.author.id in mine or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
             ]  # fmt: skip
             clone.identity = _succeed(clone, state.why, certify)
             _put_back_deps(clone, old)

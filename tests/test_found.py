@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from replica import copies, folder, log, writing
+from replica import bundle, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
 from replica.keys import Identity
@@ -17,6 +17,7 @@ from tests.helpers import (
     Network,
     add,
     assert_same,
+    batches,
     certificate,
     history,
     read,
@@ -509,3 +510,32 @@ def test_what_somebody_wrote_before_a_change_of_policy_moves_on_without_its_auth
         for clone in network.clones.values():
             assert read(clone, "notes.md") == "- of carol\n"
             assert [document.policy for document in clone.documents.all() if document.path == "notes.md"] == ["text"]
+
+
+def begun_again(clone: Clone, peer: Clone) -> None:
+    """`clone` starts again from what `peer` holds, and comes back."""
+    rejoin.begin(clone, bundle.read(bundle.make(peer.store, peer.log)), "fork", peer.vector())
+    for batch in batches(peer):
+        clone.ingest(batch)
+    rejoin.finish(clone, certificate)
+
+
+def test_a_clone_that_comes_back_twice_keeps_what_it_wrote_before_the_first_time():
+    """That is of a former identity, and builds on a side of a fork that does not count any more."""
+    with Backups("one", "two", "three") as network:
+        network.back_up("one")
+        add(network["one"], "a-buffer.md", "- today")
+        network.sync("one", "two")
+        two, was = network["two"], network["two"].identity.id
+        add(two, "a-buffer.md", "- of two")
+        begun_again(two, network["one"])
+        assert two.identity.id != was and two.log.author(was).seq == 1 and texts(two) == {"- today", "- of two"}
+        one = network.bring_back("one")
+        add(one, "a-buffer.md", "- after")
+        network.sync("one", "three")
+        begun_again(two, network["three"])
+        assert texts(two) == {"- today", "- of two", "- after"}
+        network.meet_all()
+        for clone in network.clones.values():
+            assert texts(clone) == {"- today", "- of two", "- after"}
+        assert_same(*network.clones.values())
