@@ -10,6 +10,7 @@ import pytest
 from replica import bundle, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
+from replica.errors import DiskFull
 from replica.keys import Identity
 from replica.status import status
 from tests.helpers import (
@@ -539,3 +540,15 @@ def test_a_clone_that_comes_back_twice_keeps_what_it_wrote_before_the_first_time
         for clone in network.clones.values():
             assert texts(clone) == {"- today", "- of two", "- after"}
         assert_same(*network.clones.values())
+
+
+def test_a_digest_that_could_not_be_stored_is_said_later():
+    """A full disk: what was not said must not count as said, or both wait for it for good."""
+    with Network("alice", "bob") as network:
+        link = Link(network["alice"], network["bob"])
+        while link.busy:
+            link.deliver(link.busy[0])
+        with mock.patch.object(Clone, "digest", side_effect=DiskFull("full")), pytest.raises(DiskFull):
+            link.rest()
+        link.run()
+        assert link.in_step
