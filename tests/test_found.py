@@ -546,6 +546,9 @@ def test_a_digest_that_could_not_be_stored_is_said_later():
     """A full disk: what was not said must not count as said, or both wait for it for good."""
     with Network("alice", "bob") as network:
         link = Link(network["alice"], network["bob"])
+        link.run()
+        add(network["alice"], "a-buffer.md", "- one")
+        link.send(0, link.sessions[0].changed())
         while link.busy:
             link.deliver(link.busy[0])
         with mock.patch.object(Clone, "digest", side_effect=DiskFull("full")), pytest.raises(DiskFull):
