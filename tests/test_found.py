@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from replica import bundle, copies, folder, log, rejoin, writing
+from replica import bundle, compact, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
 from replica.errors import DiskFull
@@ -555,3 +555,21 @@ def test_a_digest_that_could_not_be_stored_is_said_later():
             link.rest()
         link.run()
         assert link.in_step
+
+
+@pytest.mark.parametrize("folds", ["this process", "another one"])
+def test_a_text_in_memory_does_not_miss_what_another_process_wrote_before_it_was_folded(folds):
+    """The change is not in the log any more, and not in the text that this process holds."""
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", "[history]\ndays = 0\n")
+        network.run("alice")
+        for text in ("on\n", "one\n"):  # the second time it is held under the id that it is edited by
+            alice.edit_text("n.md", new=text)
+        with network.open_again("alice") as command:
+            command.edit_text("n.md", new="one\nby a command\n")
+            network.now += 1_000
+            assert compact.compact(command if folds == "another one" else alice).folded
+        alice.log.refresh()
+        alice.edit_text("n.md", [(0, 0, "zero\n")])
+        assert alice.text("n.md") == network.reopen("alice").text("n.md") == "zero\none\nby a command\n"
