@@ -185,13 +185,15 @@ def finish(clone: "Clone", certify: "Certify") -> int:
             if any(seq > held.get(author, 0) for author, seq in clone.log.vector().items() if author != was.id):
                 # A peer may hold another side of that chain: conversations begin anew, and compare their heads.
                 clone.store.set_meta("begun", begun(clone.store) + 1)
-            # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
+            # By whom the old store was written: meanwhile this clone may have parted from a copy of itself. What it
+            # wrote before it came back an earlier time is as much its own, where that does not fit now.
             me = old.store.meta("clone")
-            ours = set(old.log.line(me)) | _split(clone, old, left)
+            mine = {me, *old.log.line(me), *(identity.id for identity in copies.identities(clone))}
+            ours = mine | _split(clone, old, left)
             own = [
                 stored for stored in old.changes()
                 if stored.author.id in ours and _is_void(stored, left)
-                and (stored.author.id == me or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
+                and (stored.author.id in mine or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
             ]  # fmt: skip
             clone.identity = _succeed(clone, state.why, certify)
             _put_back_deps(clone, old)
@@ -436,15 +438,21 @@ class _Again:
         document = self.clone.documents.find(path, "text")._replace(private=None)
         there = self.clone.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,))
         now = self.clone.documents.raw_text(document.shared) if there else ""
-        if deleted and (not there or now == base):
-            if there:
-                self.clone.delete(document)
+        if deleted and not there:
+            return
+        if deleted and now == base and not self._went_on(path):
+            self.clone.delete(document)
             return
         ops = textdiff.diff(base, mine)
         if not there:  # also where nothing differs: we had brought it back as it was
             self.clone.edit_text(path, new=mine)
         elif ops:
             self.clone.edit_text(path, textdiff.rebase(ops, base, now))
+
+    def _went_on(self, path: str) -> bool:
+        """Whether a text was alive again in the old store: somebody had written to it who did not know that it went."""
+        doc = self.old.documents_row(path, "text")
+        return bool(self.old.store.value("SELECT 1 FROM alive WHERE doc=?", (doc,)))
 
     def _versions(self, path: str) -> tuple[str, str]:
         """A text of the old store without our void changes, and with them."""

@@ -264,8 +264,9 @@ class Session:
         mine = self._clone.vector()
         if mine != self.peer_vector or self._said_digest == mine:
             return []
+        digest = self._clone.digest()  # written to the store: where the disk is full nothing was said
         self._said_digest = mine
-        return [Digest(mine, self._clone.digest())]
+        return [Digest(mine, digest)]
 
     def look_back(self) -> None:
         """If we are being brought back, see whether this peer, in step, will do in the place of who has begun that."""

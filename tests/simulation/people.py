@@ -391,7 +391,7 @@ class People:
             pass
 
     def _taking_away(self, clone: Clone, work) -> None:
-        before = live_marks(clone)
+        before, in_texts = live_marks(clone), marks_in_texts(clone)
         try:
             work()
         except ReplicaError:
@@ -399,7 +399,9 @@ class People:
         except BaseException:
             self.gone(before)  # it may have happened, or not
             raise
-        self.gone(before - live_marks(clone))
+        # What was taken out of a text may still be shown beside it, as a side of a conflict: that is no more than the
+        # past, and ends when somebody who has not heard of this settles the conflict.
+        self.gone((before - live_marks(clone)) | (in_texts - marks_in_texts(clone)))
 
     def decide_held(self, machine: "Machine", clone: Clone) -> None:
         """What the guard holds is let through, or undone."""
@@ -450,6 +452,12 @@ def live_marks(clone: Clone) -> set[str]:
             for entry in clone.documents.versions(document):
                 found |= marks_in(entry.text)
     return found
+
+
+def marks_in_texts(clone: Clone) -> set[str]:
+    """Every mark in the texts of this clone as they are now."""
+    texts = [clone.documents.text(one) for one in clone.documents.all() if one.policy == TEXT]
+    return {mark for text in texts for mark in marks_in(text)}
 
 
 def _read(file: Path) -> bytes | None:
