@@ -1,5 +1,6 @@
 """The sink `pinecone`, on a fake that the official client speaks to as well (tests/cloud/oracle/test_pinecone.py)."""
 
+import struct
 from uuid import UUID
 
 import pytest
@@ -137,6 +138,13 @@ def test_a_service_that_tells_no_numbers_is_taken_at_its_word(fake, make):
     fake.writes_tell, fake.tells = False, ()
     remote = stored(make(), item("a"))
     assert make().present() == set(remote.values())
+
+
+def test_the_vector_that_arrives_is_the_vector_in_32_bits(fake, make):
+    vector = [0.1, -1 / 3, 1e-7, 12345.678, 0.0, 1.0, 2.5, 1e20]
+    make().store([Outgoing(item("a"), None, vector)])
+    arrived = fake.namespaces["team"].records[str(item("a").id)]["values"]
+    assert struct.pack("8f", *arrived) == struct.pack("8f", *vector)
 
 
 # --- namespaces

@@ -196,13 +196,13 @@ class Pinecone(Sink):
             )  # fmt: skip
         if self.settings.dimension and len(vector) != self.settings.dimension:
             return SinkError(
-                Trouble.BAD_ITEM, f"{item.document}: its vector has dimension {len(vector)}, not what the sink was set to",
+                Trouble.BAD_ITEM, f"{item.document}: a vector of {len(vector)} numbers, not {self.settings.dimension}",
                 hint="export again: vectors of another embedder are made anew",
             )  # fmt: skip
         beside = _json(self._beside(item))
         if len(beside) > MAX_METADATA:
             return SinkError(
-                Trouble.TOO_BIG, f"{item.document}: {len(beside):,} bytes; Pinecone holds {MAX_METADATA:,} of text a record",
+                Trouble.TOO_BIG, f"{item.document}: {len(beside):,} bytes; a record at Pinecone holds {MAX_METADATA:,}",
                 hint="split the entry or the section",
             )  # fmt: skip
         # 9 digits are a float of 32 bits, which is what it keeps.
@@ -330,7 +330,7 @@ class Pinecone(Sink):
         """
         answer = self._take(namespace, [FENCE])
         mark = _number(answer, WRITTEN)
-        size = self.settings.dimension or self._stats().get("dimension")
+        size = self._stats().get("dimension") or self.settings.dimension
         if answer.status == 404 or mark is None or not size:
             return None
         body = {"namespace": namespace, "topK": 1, "vector": [1.0] + [0.0] * (size - 1)}

@@ -75,7 +75,9 @@ class FakePinecone(Fake):
             "name": name, "host": self.url, "deletion_protection": "disabled",
             "deployment": {"deployment_type": "managed", "cloud": "aws", "region": "us-east-1"},
             "read_capacity": {"mode": "OnDemand", "status": {"state": "Ready"}},
-            "schema": {"fields": {"_values": {"type": "dense_vector", "dimension": self.dimension, "metric": "cosine"}}},
+            "schema": {"fields": {"_values": {
+                "type": "dense_vector", "dimension": self.dimension, "metric": "cosine",
+            }}},
             "status": {"ready": True, "state": "Ready"},
         }  # fmt: skip
 
