@@ -1,7 +1,7 @@
 """`supermemory`: documents of a namespace (API v5) or of a container tag (API v3).
 
 Posting an id that is there appends to the document. So a document is replaced by PATCH, and posted only where there is
-none. What is written is queued and worked up later; one that cannot be worked up disappears after two minutes (`failed`).
+none. What is written is queued and worked up later; what cannot be disappears after two minutes (`failed`).
 Sources: supermemory.ai/docs, API v5 and v3.
 """
 
