@@ -47,8 +47,9 @@ def test_nothing_goes_through_the_messages_which_stop_the_worker(fake, make):
 
 
 def test_a_scope_is_a_group_and_groups_have_no_hyphens(fake, make):
-    stored(make(namespace="team-7"), item("a"), item("b", namespace="brand"))
-    assert {node["group_id"] for node in fake.nodes.values()} == {"team_7", "brand"}
+    stored(make(namespace="team_7"), item("a"), item("b", namespace="brand"), item("c", namespace="team-7"))
+    groups = {node["group_id"] for node in fake.nodes.values()}
+    assert groups > {"team_7", "brand"} and len(groups) == 3 and not any("-" in group for group in groups)
 
 
 def test_what_was_stored_before_the_service_went_away_is_told(fake, make):

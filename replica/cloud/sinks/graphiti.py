@@ -62,7 +62,9 @@ class Graphiti(Sink):
     def _group(self, namespace: str | None) -> str:
         """Letters, digits and `_`: the search of FalkorDB takes a hyphen for the end of a word."""
         wanted = namespace or self.settings["namespace"] or self.settings.project
-        return sanitised(wanted or f"replica_{self.settings.workspace[:8]}").replace("-", "_")
+        wanted = wanted or f"replica_{self.settings.workspace[:8]}"
+        # With a character that no tag has, so that a-b and a_b do not become the same.
+        return sanitised(wanted.replace("-", "~")).replace("-", "_")
 
     @cached_property
     def _place(self) -> "_Service | _Library":
@@ -291,10 +293,13 @@ class _Library:
 
     async def _end(self, redis: Any) -> None:
         """End the embedded server, unless another process of ours has it open, too. Its client's own way never does."""
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
 
         others = {one["name"] for one in await redis.client_list()} - {"", self._name}
-        with suppress(RedisError, OSError):  # it ends without an answer
+        redis.set_retry(Retry(NoBackoff(), 0))
+        with suppress(RedisError, OSError):  # it ends without an answer; asking again would take 4 seconds
             await (redis.aclose() if others else redis.shutdown(save=True))
             await redis.aclose()
 

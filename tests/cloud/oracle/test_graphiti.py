@@ -23,7 +23,7 @@ def make(tmp_path):
     made = []
 
     def make(**values) -> Graphiti:
-        values = {"path": "graph/memory.rdb", "namespace": "team-7", **values}
+        values = {"path": "graph/memory.rdb", "namespace": "team_7", **values}
         made.append(Graphiti(Settings("graph", values, tmp_path, tmp_path, WORKSPACE, "proj")))
         return made[-1]
 
@@ -76,7 +76,7 @@ from replica.cloud.base import Settings
 from replica.cloud.sinks.graphiti import Graphiti
 from tests.cloud.acceptance import WORKSPACE, item, stored
 folder = Path(sys.argv[1])
-values = {"path": "graph/memory.rdb", "namespace": "team-7"}
+values = {"path": "graph/memory.rdb", "namespace": "team_7"}
 sink = Graphiti(Settings("graph", values, folder, folder, WORKSPACE, "proj"))
 stored(sink, item("a"))
 print(sink._place._client.client.pid, flush=True)
