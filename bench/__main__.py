@@ -19,6 +19,9 @@ BENCHES = (
     "startup",
     "idle",
     "flood",
+    "export",
+    "export_qdrant",
+    "recall",
 )
 
 

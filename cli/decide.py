@@ -27,6 +27,8 @@ def conflicts(folder: Dir = None, json: Json = False) -> None:
 
     Example: replica conflicts --json
     """
+    from replica.cloud import decide
+
     with opened(folder) as clone:
         found = clone.documents.all_conflicts()
         for conflict in found:
@@ -38,7 +40,15 @@ def conflicts(folder: Dir = None, json: Json = False) -> None:
                 for version in conflict.versions
             ]  # fmt: skip
             _show_conflict(conflict, versions, json)
-    if not found and not json:
+        cloud = decide.conflicts(clone)
+        for one in cloud:
+            here, there = one.conflict.versions
+            versions = [
+                {"version": here.version, "text": here.text, "clone": clone.name, "time": here.time or None},
+                {"version": there.version, "text": there.text, "clone": one.sink, "time": there.time},
+            ]
+            _show_conflict(one.conflict, versions, json)
+    if not found and not cloud and not json:
         words("nothing waits for a decision")
 
 
@@ -81,54 +91,67 @@ def resolve(
     Example: replica resolve 3fa8 --keep v2
     """
     from replica import decisions
+    from replica.cloud import decide
 
     with opened(folder) as clone:
         chosen = None if text is None else text_or_stdin(text)
-        settled = decisions.resolve(clone, id, keep=keep, text=chosen)
+        one = decide.find(clone, id)
+        if one is not None:
+            conflict, now = one.conflict, decide.resolve(clone, one, keep=keep, text=chosen)
+        else:
+            conflict, now = decisions.resolve(clone, id, keep=keep, text=chosen)
         publish(clone)
-        left = len(clone.documents.all_conflicts())
+        left = len(clone.documents.all_conflicts()) + len(decide.conflicts(clone))
     if json:
-        emit({"id": settled.conflict.id, "document": settled.conflict.path, "text": settled.text, "left": left})
+        emit({"id": conflict.id, "document": conflict.path, "text": now, "left": left})
     else:
-        words(f"{settled.conflict.path}: settled; {counted(left, 'conflict')} left")
+        words(f"{conflict.path}: settled; {counted(left, 'conflict')} left")
 
 
 def accept(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
     """Let through what the guard holds back.
 
-    What the files say becomes the documents.
+    What the files say becomes the documents. What a cloud memory has lost is taken away here, too.
 
     Example: replica accept lessons-buffer.md
     """
     from replica.bridge import Bridge
+    from replica.cloud import decide
 
     with opened(folder) as clone:
         chosen = [document_path(clone, path) for path in files or []]
         bridge = Bridge(clone)
+        gone = decide.settle(clone, chosen, accept=True)
         waiting = {row["path"] for row in bridge.held()}
-        if waiting or chosen:
-            bridge.accept(chosen)
-        left = [row["path"] for row in bridge.held()]
+        files = [path for path in chosen if path not in gone or path in waiting]
+        if (waiting and not chosen) or files:
+            bridge.accept(files)
+        left = [row["path"] for row in [*bridge.held(), *decide.held(clone)]]
         publish(clone)
-    _tell(json, "accepted", sorted(waiting - set(left)), left)
+    _tell(json, "accepted", sorted((waiting | set(gone)) - set(left)), left)
 
 
 def reject(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
     """Undo what the guard holds back.
 
-    The files become the documents again. What they held is kept in .replica/rejected.
+    The files become the documents again. What they held is kept in .replica/rejected. What a cloud memory has lost is
+    stored there again with the next export.
 
     Example: replica reject lessons-buffer.md
     """
     from replica.bridge import Bridge
+    from replica.cloud import decide
 
     with opened(folder) as clone:
         chosen = [document_path(clone, path) for path in files or []]
         bridge = Bridge(clone)
-        done = bridge.reject(chosen) if chosen or bridge.held() else []
-        left = [row["path"] for row in bridge.held()]
+        again = decide.settle(clone, chosen, accept=False)
+        waiting = {row["path"] for row in bridge.held()}
+        files = [path for path in chosen if path not in again or path in waiting]
+        done = bridge.reject(files) if files or (waiting and not chosen) else []
+        left = [row["path"] for row in [*bridge.held(), *decide.held(clone)]]
         publish(clone)
-    _tell(json, "rejected", done, left)
+    _tell(json, "rejected", sorted({*done, *again}), left)
 
 
 def _tell(json: bool, what: str, done: list[str], left: list[str]) -> None:

@@ -21,8 +21,13 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "cli.peers": ("invite", "join", "up", "down", "sync", "peers"),
         "cli.life ": ("status", "members", "remove", "doctor"),
     },
-    "Memory": {"cli.memory": ("ls", "show", "add", "search", "log", "diff", "restore")},
+    "Memory": {
+        "cli.memory": ("ls", "show", "add", "search"),
+        "cli.recall": ("recall",),
+        "cli.memory ": ("log", "diff", "restore"),
+    },
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
+    "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
     "Upkeep": {"cli.upkeep": ("compact",)},
 }
 MODULES = {name: module.strip() for modules in SECTIONS.values() for module, names in modules.items() for name in names}

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from replica import filetext, folder, guard, intake, paths
 from replica.blocks import parse, render, spaced, stand_alone
+from replica.changes import Add, Dot, Remove
 from replica.clone import Clone
 from replica.documents import Document
 from replica.errors import (
@@ -344,7 +345,11 @@ class Bridge:
 
     # --- file -> document
 
-    def _visit(self, path: str, file: Path, row: Trace | None, switched: bool, force: bool, report: Report) -> None:
+    def _visit(
+        self, path: str, file: Path, row: Trace | None, switched: bool, force: bool, report: Report, *,
+        apart: bool = False,
+    ) -> None:  # fmt: skip
+        """`apart`: if the policy has changed, what is of level 0 stays with the old one and the rest moves on."""
         try:
             info = file.stat()
             rule = self.clone.rule(path)
@@ -367,13 +372,13 @@ class Bridge:
             return
         try:
             if row is not None and not same_policy:
-                data = self._show_all(self.row(path), rule, data, text, info, force, report)
+                data = self._show_all(self.row(path), rule, data, text, info, force, apart, report)
                 if data is None:
                     return
                 text, info = filetext.decode(data).text, file.stat()
             with self.clone.transaction():
                 if row is not None and not same_policy:
-                    if not self._leave(self.row(path)):
+                    if not self._leave(self.row(path), apart):
                         report.look_again = True
                         return
                     row = None
@@ -385,9 +390,11 @@ class Bridge:
             report.skipped[path] = f"cannot be read or written: {error.strerror}"
 
     def _show_all(
-        self, row: Row, rule, data: bytes, text: str, info: os.stat_result, force: bool, report: Report
+        self, row: Row, rule, data: bytes, text: str, info: os.stat_result, force: bool, apart: bool, report: Report
     ) -> bytes | None:
         """The policy of a path changed: the file is to show all of the old document before it becomes one of the new.
+
+        With `apart`, all that others may have of it.
 
         Returns what the file holds then: what others had written and the file did not show yet moves along. Written
         as every file is, with a durable intent: after a crash in between, those lines are not the person's. None: the
@@ -398,13 +405,15 @@ class Bridge:
             self.take(row.path, data, text, folder.settled(info), row, False, True, Report(), old)
             document, row = self.clone.documents.find(row.path, row.policy), self.row(row.path)
             hold = guard.judge_sharing(self._private_entries(document) if rule.level else 0, rule.policy)
-            if hold is not None and not force:
+            if hold is not None and not force and not apart:
                 self._hold(row.path, hold)
                 report.held[row.path] = hold.what
                 return None
+            if apart:
+                document = document._replace(private=None)
             if not document.alive:
                 return data
-            canonical, ids = self._content(document)
+            canonical, ids = self._whole(document)
             new = filetext.patch(row.base, row.canonical, canonical, exact=row.policy == "text")
             change = self._last_change(document)
             pending = Pending(row.path, row.policy, new, canonical, ids, change, folder.stamp(info))
@@ -418,9 +427,11 @@ class Bridge:
             raise OSError(errno.EBUSY, done.skipped.get(row.path, "it was saved meanwhile"), row.path)
         return new
 
-    def _leave(self, row: Row) -> bool:
+    def _leave(self, row: Row, apart: bool) -> bool:
         """End the document of the old policy; False if it has moved on since the file showed all of it."""
         document = self.clone.documents.find(row.path, row.policy)
+        if apart:
+            document = document._replace(private=None)
         if document.alive and self._last_change(document) != row.change:
             return False
         self.clone.delete(document)
@@ -519,8 +530,9 @@ class Bridge:
         else:
             base = parse(row.canonical, rule.policy)
             saved = intake.save(
-                base, row.id_list, text, rule.policy, live, known, row.change, rule.level, self._was_private
-            )
+                base, row.id_list, text, rule.policy, live, known, row.change, rule.level, self._was_private,
+                lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))),
+            )  # fmt: skip
             before = sum(block.role == "entry" for block in base)
             hold = guard.judge_past(rule.policy, saved.past)
             if rule.policy != "latest":
@@ -546,8 +558,6 @@ class Bridge:
 
     def _exist(self, path: str, rule) -> None:
         """An empty file is a document without entries: one that comes and goes makes it known."""
-        from replica.changes import Add, Dot, Remove
-
         with self.clone.transaction():
             op = Add("prose", "", 1, "", None, (), {})
             written = self.clone.edit_entries(path, rule.policy, [(rule.level, op)])[0]
@@ -593,9 +603,22 @@ class Bridge:
             document = self.clone.documents.find(row.path, row.policy)
             news = document.alive and (self._last_change(document) > row.change or row.intended)
             self._forget(row.path)
-            if document.alive and not news:
+            if document.alive and not news and not self._drop_shown(document, report):
                 self.clone.delete(document)
                 report.deleted.append(row.path)
+
+    def _drop_shown(self, document: Document, report: Report) -> bool:
+        """Of several versions a file shows one, and that one goes with it; what waits comes in its place.
+
+        Returns False, and does nothing, where the file showed all of its document.
+        """
+        shown = self.clone.documents.entries(document) if document.policy == "latest" else []
+        if not shown or len(self.clone.documents.versions(document)) == len(shown):
+            return False
+        ops = [(0 if entry.private else 1, Remove(entry.dots)) for entry in shown]
+        self.clone.edit_entries(document.path, document.policy, ops)
+        report.taken.append(document.path)
+        return True
 
     # --- document -> file
 
@@ -629,7 +652,7 @@ class Bridge:
     def _bring_along(self, path: str, policy: str, row: Trace | None, held: set[str], report: Report) -> None:
         """What was written here under a policy that is no longer the path's, and was in no file yet, moves on as well.
 
-        Only what we had a part in: other authors bring theirs. What is of level 0 is not shared by this.
+        Only what is ours to bring: other authors bring theirs. What is of level 0 is not shared by this.
         """
         rule = self.clone.rule(path)
         if rule is None or rule.policy == policy or path in held or (row is not None and row.policy == policy):
@@ -639,22 +662,29 @@ class Bridge:
         if private:
             document = document._replace(private=None)  # it stays where it is, for whom it is
             report.skipped[f"{path} as {policy}"] = guard.judge_sharing(private, rule.policy).what
-        if not self._wrote(document):
+        if not self._is_ours(document):
             return
         with self.clone.transaction():
-            text, _ = self._content(document)
+            text, _ = self._whole(document)
             taken = self._take_text if rule.policy == "text" else self._take_entries
             taken(path, text, None, rule, False, True)
             self.clone.delete(document)
         report.look_again = True
 
-    def _wrote(self, document: Document) -> bool:
-        """Whether the document is alive by something that this clone wrote."""
-        ours = {self.clone.identity.id, self.clone.private.id}
-        writers = self.store.rows(
+    def _is_ours(self, document: Document) -> bool:
+        """Whether the document is alive by something that this clone wrote, or nobody else is there to speak for it.
+
+        For authors who do not belong any more, or go on as somebody else, one member does: the first by its id.
+        """
+        me = self.clone.identity.id
+        rows = self.store.rows(
             "SELECT id FROM alive JOIN authors a ON a.n=author WHERE doc IN (?,?)", (document.shared, document.private)
         )
-        return any(id in ours for (id,) in writers)
+        writers = {id for (id,) in rows}
+        if writers & {me, self.clone.private.id}:
+            return True
+        members = self.clone.trusted().keys() | {me}
+        return bool(writers) and not writers & members and not self.clone.removed and me == min(members)
 
     def _welcome(self, behind: list[tuple[str, str, Trace | None]], report: Report) -> list:
         """Without the new files of a clone that sends more of them than a person may want: those are held."""
@@ -833,6 +863,14 @@ class Bridge:
             return text, b"".join(entry.id for entry in entries)
         return text, self._ids_for(text, document.policy, document)
 
+    def _whole(self, document: Document) -> tuple[str, bytes]:
+        """As `_content`, with the versions that wait behind the shown one: another policy knows no versions."""
+        versions = self.clone.documents.versions(document) if document.policy == "latest" else []
+        if len(versions) < 2:
+            return self._content(document)
+        text = filetext.canonical("\n\n".join(entry.text for entry in reversed(versions)))
+        return text, self._ids_for(text, document.policy, document)
+
     # --- what is remembered
 
     def _last_change(self, document: Document) -> int:
@@ -947,12 +985,17 @@ class Bridge:
         return self.run(every=True, force=force, wait=True)
 
     def reject(self, chosen: list[str]) -> list[str]:
-        """Undo what is held: the files become the documents again. What they held is kept beside the store."""
+        """Undo what is held: the files become the documents again. What they held is kept beside the store.
+
+        Of a file whose new policy would share what is of level 0, that stays here, in no file, until the policy is the
+        old one again; the rest moves on.
+        """
         with self._turn():
             return self._reject(chosen)
 
     def _reject(self, chosen: list[str]) -> list[str]:
         done, rejected = [], self._chosen(chosen)
+        reasons = {row["path"]: row["reason"] for row in self.held()}
         self._decide_arrivals(rejected, wanted=False)
         for path in sorted(rejected):
             target = paths.resolve(self.root, path)
@@ -966,9 +1009,17 @@ class Bridge:
             with self.clone.transaction():
                 self._release(path)
                 self.store.set_meta("git_head", folder.git_head(self.root))
+            if reasons[path] == "level":
+                self._settle_policy(path, target)
             done.append(path)
         self.run(every=True)
         return done
+
+    def _settle_policy(self, path: str, target: Path) -> None:
+        """Else the file is held again at once; and a private entry that no file shows, nobody can take out."""
+        trace = self._traces([path]).get(path)
+        if trace is not None and self.clone.rule(path) is not None and target.is_file():
+            self._visit(path, target, trace, False, False, Report(), apart=True)
 
     def _set_aside(self, path: str, data: bytes) -> None:
         kept = self.root / FOLDER / "rejected"
@@ -996,7 +1047,23 @@ def _canonical(data: bytes, policy: str) -> str:
 
 def _nearer(intent: bytes, base: bytes, data: bytes) -> bool:
     """Whether `data` is an edit of `intent` rather than of `base`. In doubt of `base`: better twice than lost."""
-    return data == intent or (data != base and _distance(intent, data) < _distance(base, data))
+    return data == intent or (
+        data != base and _shows(intent, base, data) and _distance(intent, data) < _distance(base, data)
+    )
+
+
+def _shows(intent: bytes, base: bytes, data: bytes) -> bool:
+    """Whether `data` has a line that `intent` brings, or none of those that it takes away.
+
+    Without that, what the intent brings was hardly ever there to be edited, however alike the new words are.
+    """
+    to, was, now = (_lines(content) for content in (intent, base, data))
+    taken = was - to
+    return bool((to - was) & now) or bool(taken and not taken & now)
+
+
+def _lines(data: bytes) -> set[str]:
+    return {line for line in filetext.decode(data).text.split("\n") if line.strip()}
 
 
 def _distance(one: bytes, other: bytes) -> int:

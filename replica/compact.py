@@ -335,6 +335,7 @@ def _fold(clone: Clone, cut: Cut, prepared: list[_Folded]) -> int:
     """Put the baselines in the place of the changes. Inside a transaction."""
     store, log = clone.store, clone.log
     store.set_meta("last_row", log.last_row())
+    store.set_meta("folds", store.meta("folds", 0) + 1)
     for n, seq in cut.items():
         head = store.value("SELECT hash FROM changes WHERE author=? AND seq=?", (n, seq))
         if head is not None:

@@ -111,6 +111,13 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """`embedder`: what `replica recall` finds meaning by (replica/cloud/embed)."""
+
+    embedder: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class Harvest:
     """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone's name."""
 
@@ -136,9 +143,22 @@ class Rule:
         return self.pattern.fullmatch(path) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Documents that are kept apart in a service: by tags, and in a namespace of their own there."""
+
+    documents: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    namespace: str | None = None
+    patterns: tuple[re.Pattern, ...] = field(default=(), compare=False, repr=False)
+
+    def fits(self, path: str) -> bool:
+        return any(pattern.fullmatch(path) for pattern in self.patterns)
+
+
 @dataclass(frozen=True)
 class Config:
-    """A valid `replica.toml`. `sinks`: name to its keys, as they were written."""
+    """A valid `replica.toml`. `sinks`: name to its keys, as they were written. `scopes`: by name, in their order."""
 
     name: str | None
     limits: Limits
@@ -147,10 +167,12 @@ class Config:
     exclude: tuple[str, ...]
     rules: tuple[Rule, ...]
     sinks: dict[str, dict[str, Any]]
+    scopes: dict[str, Scope]
+    recall: Recall = Recall()
 
     @cached_property
     def _excluded(self) -> tuple[re.Pattern, ...]:
-        return tuple(re.compile(_glob_pattern(glob)) for glob in self.exclude)
+        return tuple(re.compile(glob_pattern(glob)) for glob in self.exclude)
 
     def excluded(self, path: str) -> bool:
         return any(pattern.fullmatch(path) for pattern in self._excluded)
@@ -227,6 +249,8 @@ def _config(data: dict[str, Any], text: str) -> Config:
                 "exclude": _list(_glob),
                 "documents": _list(_rule),
                 "sinks": _sinks,
+                "scopes": _scopes,
+                "recall": _record(Recall, {"embedder": _embedder}),
             }
         )(data)
     except _Wrong as error:
@@ -241,6 +265,8 @@ def _config(data: dict[str, Any], text: str) -> Config:
         exclude=tuple(found["exclude"]) if "exclude" in found else default.exclude,
         rules=tuple(found["documents"]) if "documents" in found else default.rules,
         sinks=found.get("sinks", {}),
+        scopes=found.get("scopes", {}),
+        recall=found.get("recall", Recall()),
     )
 
 
@@ -376,7 +402,28 @@ def _rule(value: Any) -> Rule:
         "harvest": _harvest,
     }
     found = _record(dict, checks, required="glob")(value)
-    return Rule(**found, pattern=re.compile(_glob_pattern(found["glob"]), re.DOTALL))
+    return Rule(**found, pattern=re.compile(glob_pattern(found["glob"]), re.DOTALL))
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def _name(value: Any) -> str:
+    right = isinstance(value, str) and NAME.fullmatch(value) is not None
+    _expect(right, "must be a name: up to 64 letters, digits, and . _ - between them")
+    return value
+
+
+def _scopes(value: Any) -> dict[str, Scope]:
+    _expect(isinstance(value, dict), "must be a table of tables: [scopes.NAME]")
+    checks = {"documents": _list(_glob), "tags": _list(_text), "namespace": _name}
+    found = {}
+    for name, keys in value.items():
+        given = _inside(name, _record(dict, checks, required="documents"), keys)
+        _inside(name, _name, name)
+        patterns = tuple(re.compile(glob_pattern(glob), re.DOTALL) for glob in given["documents"])
+        found[name] = Scope(tuple(given["documents"]), tuple(given.get("tags", ())), given.get("namespace"), patterns)
+    return found
 
 
 def _sinks(value: Any) -> dict[str, dict[str, Any]]:
@@ -384,6 +431,14 @@ def _sinks(value: Any) -> dict[str, dict[str, Any]]:
     for name, keys in value.items():
         if not isinstance(keys, dict):
             raise _Wrong("must be a table: [sinks.NAME]", name)
+    return value
+
+
+def _embedder(value: Any) -> str:
+    from replica.cloud.embed import fault_in
+
+    wrong = fault_in(_text(value))
+    _expect(not wrong, wrong)
     return value
 
 
@@ -404,7 +459,7 @@ def _shown(value: Any) -> str:
 # --- globs
 
 
-def _glob_pattern(glob: str) -> str:
+def glob_pattern(glob: str) -> str:
     """The regular expression of a glob, for `fullmatch`.
 
     The file comes from any member, so no glob may take more than quadratic time: what follows a star is taken at its

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from replica import changes
 from replica.changes import Kind, Signed
+from replica.disk import flush_folder
 from replica.errors import ReplicaError, StoreError
-from replica.keys import Identity
+from replica.keys import Identity, write_private
 from replica.places import FOLDER, IDENTITY, STORE
 
 if TYPE_CHECKING:
@@ -140,13 +141,23 @@ def finish(folder: Path, store: "Store") -> None:
             (folder / "identity.pem").unlink(missing_ok=True)
             if store.meta("introduce"):  # a copied folder: this leads to the node of the original
                 (folder / "node.json").unlink(missing_ok=True)
-            former = folder / FORMER
-            former.mkdir(mode=0o700, exist_ok=True)
-            if (folder / IDENTITY).is_file():
-                os.replace(folder / IDENTITY, former / f"{len(list(former.glob('*.key'))):06}.key")
+            _keep_former(folder)
             os.replace(following, folder / IDENTITY)
+            flush_folder(folder)
         else:
             following.unlink()
+
+
+def _keep_former(folder: Path) -> None:
+    """Copy the key that goes. A copy is on the disk before the original is overwritten; a rename might be neither."""
+    former, key = folder / FORMER, folder / IDENTITY
+    if not key.is_file():
+        return
+    former.mkdir(mode=0o700, exist_ok=True)
+    flush_folder(folder)
+    kept = sorted(former.glob("*.key"))
+    if not kept or kept[-1].read_bytes() != key.read_bytes():  # else a crash came between this and what follows
+        write_private(former / f"{len(kept):06}.key", key.read_bytes())
 
 
 def _introduce(clone: "Clone") -> None:

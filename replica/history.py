@@ -318,7 +318,8 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
 
     Raises:
         DocumentNotFound, NotFound: as `at`.
-        WrongPolicy: a log only grows, or what is shared now was of level 0 then; nothing was changed.
+        WrongPolicy: a log only grows, what is shared now was of level 0 then, or it was a text and is entries now;
+            nothing was changed.
     """
     with clone.transaction():
         past = at(clone, path, moment)
@@ -330,6 +331,8 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
                 f"{path!r} is a log, and a log only grows",
                 hint=f"read it as it was with `replica show {path} --at TIME`",
             )
+        if document.policy != past.document.policy:
+            _refuse_what_does_not_fit(document, past)
         if document.policy == "text":
             _restore_text(clone, document, past)
             return True
@@ -337,6 +340,17 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
         if ops:
             clone.edit_entries(path, document.policy, ops)
         return bool(ops)
+
+
+def _refuse_what_does_not_fit(document: Document, past: Past) -> None:
+    """A text has no entries of level 0, so they would be shared in it; and of a text no entries are known."""
+    if document.policy == "text" and not any(entry.private for entry in past.entries):
+        return
+    then = past.document.policy + (" with entries of level 0" if any(entry.private for entry in past.entries) else "")
+    raise WrongPolicy(
+        f"{document.path!r} was of policy {then} then, and is of policy {document.policy} now",
+        hint=f"see it with `replica show {document.path} --at TIME`, and save what may be shared",
+    )
 
 
 def _restore_text(clone: Clone, document: Document, past: Past) -> None:

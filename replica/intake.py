@@ -19,11 +19,12 @@ Levelled = tuple[int, Add | Remove]  # the level that the operation is written a
 OVERLAPPING = 0.6  # share of the shorter text from which a new block may repeat a level-0 entry that changed
 UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
 
-# Roles and texts of blocks that were of level 0. Asked only when a block is new: most saves add nothing, or little.
-Secrets = Callable[[], set[tuple[str, str]]]
+# Roles and texts of blocks: that were of level 0, or that were shared. Asked only when a block is new: most saves add
+# nothing, or little.
+Words = Callable[[], set[tuple[str, str]]]
 
 
-def no_secrets() -> set[tuple[str, str]]:
+def no_words() -> set[tuple[str, str]]:
     return set()
 
 
@@ -36,7 +37,7 @@ class Save(NamedTuple):
 
 
 def first_sight(
-    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, secrets: Secrets = no_secrets
+    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, secrets: Words = no_words
 ) -> list[Levelled]:
     """A file that we never wrote: what of it the document lacks is added; nothing is taken away."""
     names, levels = _Names(known, grouped(live)), _Levels(level, secrets)
@@ -56,26 +57,28 @@ def first_sight(
 
 def save(
     base: list[Block], base_ids: list[bytes], text: str, policy: str, live: list[Entry], known: set[bytes],
-    seen: int, level: int, secrets: Secrets = no_secrets,
+    seen: int, level: int, secrets: Words = no_words, shared: Words = no_words,
 ) -> Save:  # fmt: skip
     """A file that we last wrote as `base`, whose blocks were the entries `base_ids`, and that now holds `text`.
 
     `live` are the entries of the document now, `known` the ids of all it ever had, `seen` the row of the log up to
     which `base` showed the document: only what was seen is taken away. What is among `secrets` stays at level 0: it
-    went and comes back, by an undo, a half-written save, or a file that was away.
+    went and comes back, by an undo, a half-written save, or a file that was away. What is among `shared` is no edit of
+    what is of level 0: everybody knows it.
     """
-    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, secrets).result()
+    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, secrets, shared).result()
 
 
 class _Saving:
     def __init__(
         self, base, base_ids, new: list[Block], live: list[Entry], known: set[bytes], seen: int, level: int,
-        secrets: Secrets,
+        secrets: Words, shared: Words,
     ):  # fmt: skip
-        self.levels = _Levels(level, secrets)
+        self.levels = _Levels(level, secrets, shared)
         self.base, self.base_ids, self.new, self.seen, self.level = base, base_ids, new, seen, level
         self.by_id = {entry.id: entry for entry in live}
         self.edits, self.like_private = self._private_first(pair(base, new))
+        self._part_from_private()
         in_base = set(base_ids)
         arrived = [entry for entry in live if entry.id not in in_base]
         # A line that others added meanwhile and that stands in the file too is that same line.
@@ -151,7 +154,8 @@ class _Saving:
             return twin.place, twin.private
         occurrence = self.names.free(block)
         # Where level-0 entries went from, what came in their place may be the same in other words: it stays here.
-        level = 0 if beside_private or j in self.like_private else self.levels.of(block)
+        may_be_private = (beside_private or j in self.like_private) and not self.levels.was_shared(block)
+        level = 0 if may_be_private else self.levels.of(block)
         after = any_after if level == 0 else shared_after
         self.ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
         return block_id(block.role, block.text, occurrence), level == 0
@@ -195,6 +199,20 @@ class _Saving:
         removed = {*edits.removed, *(i for i, j in edits.replaced if j in apart)} - found.keys()
         added = sorted({*edits.added, *(like & shared.keys())} - set(found.values()))
         return Edits(edits.kept, sorted([*replaced, *found.items()]), sorted(removed), added), like
+
+    def _part_from_private(self) -> None:
+        """What was shared in these words before is no edit of a level-0 entry, wherever it comes to stand."""
+        edits = self.edits
+        apart = {
+            (i, j) for i, j in edits.replaced if self._private(i) and self.levels.was_shared(self.new[j])
+        }  # fmt: skip
+        if apart:
+            self.edits = Edits(
+                edits.kept,
+                [pair for pair in edits.replaced if pair not in apart],
+                sorted([*edits.removed, *(i for i, _ in apart)]),
+                sorted([*edits.added, *(j for _, j in apart)]),
+            )
 
     def _alike(
         self, gone: set[int], changed: set[int], come: list[int], shared: dict[int, int]
@@ -248,14 +266,21 @@ def _out_of_order(replaced: list[tuple[int, int]], stay: list[tuple[int, int]]) 
 class _Levels:
     """Gives each new block its level."""
 
-    def __init__(self, level: int, secrets: Secrets):
-        self._level, self._ask = level, secrets
+    def __init__(self, level: int, secrets: Words, shared: Words = no_words):
+        self._level, self._ask, self._ask_shared = level, secrets, shared
         self._secrets: set[tuple[str, str]] | None = None
+        self._shared: set[tuple[str, str]] | None = None
 
     def of(self, block: Block) -> int:
         if self._level and self._secrets is None:
             self._secrets = self._ask()
         return 0 if self._level and (block.role, block.text) in self._secrets else self._level
+
+    def was_shared(self, block: Block) -> bool:
+        """Whether others have seen these words here; never where the document is of level 0 as a whole."""
+        if self._level and self._shared is None:
+            self._shared = self._ask_shared()
+        return bool(self._level) and (block.role, block.text) in self._shared
 
 
 class _Names:

@@ -121,6 +121,13 @@ class Log:
         """Whether a member has gone on as somebody new since its chain had split, and said so."""
         return bool(self.store.value("SELECT 1 FROM authors WHERE id=? AND successor IS NOT NULL", (id,)))
 
+    def line(self, id: bytes) -> list[bytes]:
+        """A member, and whom it was before it came back as that. Not whom it was copied from: that one goes on."""
+        return [one for (one,) in self.store.rows(
+            "WITH RECURSIVE line(id) AS (VALUES(?)"
+            " UNION SELECT old FROM successions JOIN line ON new=line.id WHERE why<>'copy') SELECT id FROM line", (id,),
+        )]  # fmt: skip
+
     def may_return(self, id: bytes) -> bool:
         """Whether a member has ended for nothing but its silence or a split of its chain: it may come back as new."""
         author = self._authors.get(id)

@@ -31,7 +31,7 @@ class Materialiser:
         self.log: Log
         self.texts: OrderedDict[int, tuple] = OrderedDict()  # doc -> (Text, row of the last change in it, dirty)
         self._dirty: set[int] = set()
-        self._begun = 0  # of which beginning of the store `texts` are (replica/rejoin.py)
+        self._log_of = (0, 0)  # of which beginning of the store `texts` are (replica/rejoin.py), after how many folds
         self._rebuilt: dict[int, tuple] = {}  # doc -> its last change and its digest when it was last made anew
         # True while a change of our own is stored: the engine that made its update contains it already.
         self.made_here = False
@@ -272,10 +272,10 @@ class Materialiser:
         `client`: the id to edit under; a text held for another id is loaded again.
         """
         limit = before if before is not None else 2**62
-        begun = self.store.meta("begun", 0)
-        if begun != self._begun:  # another process has emptied the store and begun it again
+        log_of = (self.store.meta("begun", 0), self.store.meta("folds", 0))
+        if log_of != self._log_of:  # the changes that a text here still lacks may be in the log no more
             self.forget()
-            self._begun = begun
+            self._log_of = log_of
         held = self.texts.get(doc)
         if held is None or held[1] >= limit or (client is not None and held[0].client != client):
             held = self._load(doc, limit, client)

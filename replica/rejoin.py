@@ -68,6 +68,27 @@ def begun(store: Store) -> int:
     return store.meta("begun", 0)
 
 
+def acquaintances(store: Store) -> dict[bytes, bytes]:
+    """Whom a clone that is being brought back knew as members before: their certificates, by id.
+
+    Until the members have come again, these may bring it back, and are sent nothing. With only the peer that has begun
+    it the clone would be stranded when that one is gone: a founder's first change names nobody else.
+    """
+    packed = store.meta("acquaintances")
+    return dict(msgpack.unpackb(packed, strict_map_key=False)) if packed else {}
+
+
+def _remember_members(clone: "Clone") -> None:
+    """Those known from before this was begun, too: it may be begun twice, before any member has come again."""
+    known = acquaintances(clone.store)
+    for member in clone.members():
+        if member["removed_by"] is None or clone.log.may_return(member["id"]):
+            known[member["id"]] = member["cert"]
+        else:
+            known.pop(member["id"], None)
+    clone.store.set_meta("acquaintances", msgpack.packb(known))
+
+
 def met(clone: "Clone") -> None:
     """A member holds what this clone holds now, and no more: whoever began this need not be waited for.
 
@@ -92,6 +113,7 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
         known = under_way(store)  # begun before, and now with another peer: what was set aside then is what counts
         aside = known.aside if known else _set_aside(clone, why)
         try:
+            _remember_members(clone)
             _empty(clone)
             faults.judge_anew(clone)
             if bundle.floor:
@@ -157,14 +179,21 @@ def finish(clone: "Clone", certify: "Certify") -> int:
     try:
         with clone.transaction():
             clone.store.set_meta("rejoin", None)
+            clone.store.set_meta("acquaintances", None)
+            held = clone.log.vector()
             left = _carry(clone, old)
-            # By whom the old store was written: meanwhile this clone may have parted from a copy of itself.
+            if any(seq > held.get(author, 0) for author, seq in clone.log.vector().items() if author != was.id):
+                # A peer may hold another side of that chain: conversations begin anew, and compare their heads.
+                clone.store.set_meta("begun", begun(clone.store) + 1)
+            # By whom the old store was written: meanwhile this clone may have parted from a copy of itself. What it
+            # wrote before it came back an earlier time is as much its own, where that does not fit now.
             me = old.store.meta("clone")
-            ours = {me} | _split(clone, old, left)
+            mine = {me, *old.log.line(me), *(identity.id for identity in copies.identities(clone))}
+            ours = mine | _split(clone, old, left)
             own = [
                 stored for stored in old.changes()
                 if stored.author.id in ours and _is_void(stored, left)
-                and (stored.author.id == me or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
+                and (stored.author.id in mine or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
             ]  # fmt: skip
             clone.identity = _succeed(clone, state.why, certify)
             _put_back_deps(clone, old)
@@ -409,15 +438,21 @@ class _Again:
         document = self.clone.documents.find(path, "text")._replace(private=None)
         there = self.clone.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,))
         now = self.clone.documents.raw_text(document.shared) if there else ""
-        if deleted and (not there or now == base):
-            if there:
-                self.clone.delete(document)
+        if deleted and not there:
+            return
+        if deleted and now == base and not self._went_on(path):
+            self.clone.delete(document)
             return
         ops = textdiff.diff(base, mine)
         if not there:  # also where nothing differs: we had brought it back as it was
             self.clone.edit_text(path, new=mine)
         elif ops:
             self.clone.edit_text(path, textdiff.rebase(ops, base, now))
+
+    def _went_on(self, path: str) -> bool:
+        """Whether a text was alive again in the old store: somebody had written to it who did not know that it went."""
+        doc = self.old.documents_row(path, "text")
+        return bool(self.old.store.value("SELECT 1 FROM alive WHERE doc=?", (doc,)))
 
     def _versions(self, path: str) -> tuple[str, str]:
         """A text of the old store without our void changes, and with them."""

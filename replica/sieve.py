@@ -41,6 +41,7 @@ class Sieve:
     def __init__(self, clone: Clone, sender: bytes, blame: Blame):
         self._clone, self._sender, self._blame = clone, sender, blame
         self._withheld: Vector = {}  # of each author, the first change that was left out
+        self._split: Vector = {}  # of each author, the first change that is another one here
         self._refused = faults.refused_hashes(clone)
         self._authors: set[bytes] = set()
         self._found: list[tuple[bytes, PeerError]] = []  # to be told once the rest is stored
@@ -108,6 +109,9 @@ class Sieve:
 
     def _leave_out(self, change: Change) -> None:
         self._withheld[change.author] = min(change.seq, self._withheld.get(change.author, change.seq))
+        held = self._clone.log.hash_at(change.author, change.seq)
+        if held is not None and held != change.hash:
+            self._split[change.author] = min(change.seq, self._split.get(change.author, change.seq))
 
     def _name(self, change: Change) -> str:
         return f"{self._clone.author_name(change.author)} {change.seq}"
@@ -141,9 +145,11 @@ class Sieve:
         return change.seq >= self._withheld.get(change.author, change.seq + 1)
 
     def _is_missing(self, author: bytes, seq: int) -> bool:
-        """Left out here, and not come by another way."""
+        """Left out here, and not come by another way: what is held under its number may be another change."""
         if seq < self._withheld.get(author, seq + 1):
             return False
+        if seq >= self._split.get(author, seq + 1):
+            return True
         known = self._clone.log.author(author)
         return known is None or known.seq < seq
 

@@ -21,6 +21,8 @@ EARLIEST = 1_700_000_000_000  # milliseconds since 1970: this program is younger
 
 def status(clone: Clone, node: dict | None) -> dict[str, Any]:
     """What `replica status --json` prints. `node`: what the running node says of itself, None when none runs."""
+    from replica.cloud import decide
+
     clone.log.refresh()
     store = clone.store
     return {
@@ -37,7 +39,7 @@ def status(clone: Clone, node: dict | None) -> dict[str, Any]:
         "documents": len(clone.documents.latest_changes()),
         "entries": clone.documents.count_entries(),
         "private": private_entries(clone),
-        "conflicts": len(clone.documents.all_conflicts()),
+        "conflicts": len(clone.documents.all_conflicts()) + decide.count(clone),
         "held": held(clone),
         "skipped": [{"path": p, "reason": r} for p, r in store.rows("SELECT path, reason FROM skipped ORDER BY path")],
         "harvest": harvest(clone),
@@ -62,8 +64,10 @@ def unseen(clone: Clone) -> list[dict[str, Any]]:
 
 def held(clone: Clone) -> list[dict[str, Any]]:
     """What waits for `accept` or `reject`; `since` in milliseconds since 1970."""
+    from replica.cloud import decide
+
     rows = clone.store.rows("SELECT path, reason, what, since FROM held ORDER BY path")
-    return [dict(zip(("path", "reason", "what", "since"), row, strict=True)) for row in rows]
+    return [dict(zip(("path", "reason", "what", "since"), row, strict=True)) for row in rows] + decide.held(clone)
 
 
 def private_entries(clone: Clone) -> int:

@@ -181,14 +181,14 @@ def compose(text: str, policy: str) -> str:
     whole = "\n".join(lines)
     tries = [whole, lines[0] + body] if _FIRST_LINE.match(lines[0]) else []
     for candidate in (*tries, f"- {lines[0]}{body}", f"- \\{lines[0]}{body}"):
-        if _stands_alone(candidate, policy):
+        if stands_alone(candidate, policy):
             return candidate
     raise UsageError(
         "the text cannot stand as one entry", hint="close what it opens (a code fence, a comment), or save it in a file"
     )
 
 
-def _stands_alone(text: str, policy: str) -> bool:
+def stands_alone(text: str, policy: str) -> bool:
     """Whether it is read back as it is between other entries."""
     blocks = parse(f"- before\n{text}\n- after\n", policy)
     return [block for block in blocks[1:2] if len(blocks) == 3] == [Block(ENTRY, text, "")] and (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replica.config import DEFAULT, Guard, Harvest, Limits, load
+from replica.config import DEFAULT, Guard, Harvest, Limits, Recall, load
 from replica.errors import ConfigError
 from replica.layouts import recognise
 
@@ -25,6 +25,7 @@ def rule_of(glob):
 def test_an_empty_file_means_the_default():
     assert load("") == load(DEFAULT)
     assert load("").limits == Limits() == Limits(1_000_000)
+    assert load("").recall == Recall("auto")
     assert load("").guard == Guard() == Guard(entries=10, files=5, share=0.5)
 
 
@@ -45,6 +46,8 @@ def test_every_key_is_read():
         cadence = "weekly"
         level = 0
         harvest = { lines = 20, entries = 3, bytes = "4kB", into = "Docs/", owner = "laptop" }
+        [recall]
+        embedder = "openai:bge-m3:latest@http://localhost:11434/v1"
         [sinks.cloud]
         type = "qdrant"
         [sinks.cloud.more]
@@ -55,6 +58,7 @@ def test_every_key_is_read():
     assert config.guard == Guard(3, 0, 1.0)
     assert config.rules[0].harvest == Harvest("Docs/", 20, 3, 4000, "laptop")
     assert (config.rules[0].policy, config.rules[0].cadence, config.rules[0].level) == ("latest", "weekly", 0)
+    assert config.recall == Recall("openai:bge-m3:latest@http://localhost:11434/v1")
     assert config.sinks == {"cloud": {"type": "qdrant", "more": {"free": [1, 2]}}}
 
 
@@ -174,6 +178,10 @@ ERRORS = [
     (2, "documents.glob", "relative", "[[documents]]\nglob = '/a'"),
     (2, "sinks.q", "table", "[sinks]\nq = 1"),
     (6, "guard.files", "whole", 'workspace.name = """\n[guard]\nfiles = -1\n"""\n[guard]\nfiles = -1'),
+    (2, "recall.embedder", "did you mean 'minilm'", "[recall]\nembedder = 'minlm'"),
+    (3, "recall.embedder", "url", "[recall]\n\nembedder = 'openai:m@http://'"),
+    (1, "recall.embedder", "text", "recall.embedder = 5"),
+    (2, "recall.embeder", "did you mean 'embedder'", "[recall]\nembeder = 'auto'"),
     (2, "documents.policy", "log", "documents = [ {glob = 'a'},\n { glob = 'b', 'policy' = 'lgo' } ]"),
     (2, "workspace.name", "text", "[workspace]\nname = 3"),
 ]

@@ -2,11 +2,18 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from unittest import mock
 
-from replica import folder, log, writing
+import pytest
+
+from replica import bundle, compact, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
+from replica.errors import DiskFull, WrongPolicy
+from replica.history import before_last, restore
 from replica.keys import Identity
 from replica.status import status
 from tests.helpers import (
@@ -14,7 +21,9 @@ from tests.helpers import (
     Network,
     add,
     assert_same,
+    batches,
     certificate,
+    entry,
     history,
     read,
     save,
@@ -29,6 +38,66 @@ from transport.session import Blamed, State
 
 LINES = '\n[[documents]]\nglob = "**/*.md"\npolicy = "text"\n'
 UNION = '[[documents]]\nglob = "notes.md"\npolicy = "union"\n' + LINES
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def dying_after(steps: int) -> Iterator[list]:
+    """The process ends after so many commits and file replacements; the list is empty if it has come to its end."""
+    transaction, replace, done, died = Clone.transaction, folder._replace, [], []
+
+    def step() -> None:
+        if len(done) == steps:
+            died.append(steps)
+            raise Killed
+        done.append(None)
+
+    @contextmanager
+    def counted(clone: Clone) -> Iterator[None]:
+        if not clone.store.in_transaction:
+            step()
+        with transaction(clone):
+            yield
+
+    def replaced(*arguments):
+        step()
+        stamp = replace(*arguments)
+        step()
+        return stamp
+
+    patches = mock.patch.object(Clone, "transaction", counted), mock.patch.object(folder, "_replace", replaced)
+    with patches[0], patches[1], suppress(Killed):
+        yield died
+
+
+def built_on_one_side(network: Backups) -> Clone:
+    """Three has heard of one what it wrote after a restore, and goes on with that. Two knows what it wrote before."""
+    add(network["one"], "a-buffer.md", "- old")
+    network.sync_all()
+    network.back_up("one")
+    add(network["one"], "a-buffer.md", "- today")
+    network.sync("one", "two")
+    add(network.bring_back("one"), "a-buffer.md", "- after")
+    network.sync("one", "three")
+    three = network["three"]
+    after = next(one for one in three.entries("a-buffer.md") if one.text == "- after")
+    three.edit_entries("a-buffer.md", "union", [(1, entry("- AFTER", kills=after.dots))])
+    return three
+
+
+def begin_back(clone: Clone, by: Clone) -> None:
+    """All has come that it needs to be brought back."""
+    rejoin.begin(clone, bundle.read(bundle.make(by.store, by.log)), "fork", by.vector())
+    for batch in batches(by):
+        clone.ingest(batch)
+
+
+def bring_back(clone: Clone, by: Clone) -> None:
+    begin_back(clone, by)
+    rejoin.finish(clone, certificate)
 
 
 def begun(network: Network) -> tuple[Clone, Clone]:
@@ -312,3 +381,457 @@ def test_a_side_of_a_fork_that_was_refused_can_be_the_one_that_counts():
         for clone in network.clones.values():
             assert texts(clone) == {"- old", "- today", "- after"}
         assert_same(*network.clones.values())
+
+
+def test_who_is_being_brought_back_knows_the_others_still():
+    """Who began it is gone after a first change, which says who the founder is and nobody else: the rest must do."""
+    with Backups("one", "two", "three", "four") as network:
+        one, two, three, four = network.clones.values()
+        add(one, "a-buffer.md", "- old")
+        network.sync_all()
+        one.remove("two")  # nobody has heard of that yet
+        first = next(batches(one, size=1))
+        rejoin.begin(one, bundle.read(bundle.make(three.store, three.log)), "fork", three.vector())
+        one.ingest(first)
+        assert [member["name"] for member in one.members()] == ["one"]
+        assert Node(one, Options())._certificates().keys() == {clone.identity.id for clone in (one, three, four)}
+        assert any("not a member" in getattr(event, "reason", "") for event in talk(one, two))
+        sync(one, four)
+        assert not rejoin.under_way(one.store) and not rejoin.acquaintances(one.store)
+        assert texts(four) == texts(one) == {"- old"}
+        assert [member["name"] for member in four.members() if member["removed_by"] is not None] == ["one", "two"]
+
+
+def test_of_two_that_both_think_that_the_other_must_begin_anew_one_does():
+    """Also where one has a new identity, by which only itself knows it yet: both must judge by the same names."""
+    with Network("one", "two") as network:
+        one, two = network["one"], network["two"]
+        add(one, "a-buffer.md", "- old")
+        network.sync_all()
+        former = one.identity.id
+        while (one.identity.id < two.identity.id) == (former < two.identity.id):
+            copies.part(one, certificate)
+        link = Link(one, two)
+        for side in (0, 1):
+            link.deliver(side)
+        for side in (0, 1):
+            link.queues[side].clear()
+        for side, session in enumerate(link.sessions):
+            session._give("ended", former)
+            link.send(side, session._send_missing())
+        link.run()
+        assert rejoin.begun(one.store) + rejoin.begun(two.store) == 1
+        sync(one, two)
+        assert_same(one, two)
+
+
+def test_what_was_added_before_a_change_of_policy_moves_on_although_its_author_has_come_back_as_somebody_new():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(bob, "notes.md", "of bob")
+        sync(alice, bob)
+        was = bob.identity.id
+        rejoin.begin(bob, bundle.read(bundle.make(alice.store, alice.log)), "fork", alice.vector())
+        sync(alice, bob)
+        assert bob.identity.id != was and not rejoin.under_way(bob.store)
+        save(alice, "replica.toml", LINES)
+        network.run("alice")
+        sync(alice, bob)
+        network.share()
+        assert read(alice, "notes.md") == read(bob, "notes.md") == "- of bob\n"
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_file_whose_new_policy_would_share_a_private_line_is_settled_by_a_rejection(in_file):
+    """Also where the line is in no file, so that nobody can take it out: what is private stays, the rest moves on."""
+    with Network("alice", "bob") as network:
+        alice, bridge = network["alice"], network.bridge("alice")
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- one\n")
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        if in_file:
+            network.share()
+        save(network["bob"], "replica.toml", LINES)
+        network.run("bob")
+        sync(alice, network["bob"])
+        bridge.run()
+        assert [held["reason"] for held in bridge.held()] == ["level"]
+        assert bridge.reject([]) == ["notes.md"]
+        network.share()
+        assert not bridge.held() and bridge.run(every=True).quiet
+        assert read(alice, "notes.md") == read(network["bob"], "notes.md") == "- one\n"
+        assert [one["path"] for one in status(alice, None)["skipped"]] == ["notes.md as union"]
+        assert b"the secret" not in stored_bytes(network["bob"])
+        kept = [file.read_text() for file in (alice.root / ".replica" / "rejected").iterdir()]
+        assert kept == ["- one\n- the secret\n" if in_file else "- one\n"]
+        save(alice, "replica.toml", UNION)  # and there it is again
+        network.share()
+        assert read(alice, "notes.md") == "- one\n- the secret\n" and read(network["bob"], "notes.md") == "- one\n"
+
+
+def test_a_private_line_alone_in_a_file_whose_policy_changes_stays_here_after_a_rejection():
+    with Network("alice", "bob") as network:
+        alice, bridge = network["alice"], network.bridge("alice")
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        network.share()
+        save(alice, "replica.toml", LINES)
+        network.run("alice")
+        assert [held["reason"] for held in bridge.held()] == ["level"]
+        assert bridge.reject(["notes.md"]) == ["notes.md"]
+        network.share()
+        assert not bridge.held() and bridge.run(every=True).quiet and read(alice, "notes.md") == ""
+        assert b"the secret" not in stored_bytes(network["bob"])
+        save(alice, "replica.toml", UNION)
+        network.share()
+        assert read(alice, "notes.md") == "- the secret\n"
+
+
+def test_a_rejection_that_is_killed_on_its_way_shares_no_private_line():
+    """Whatever it has come to, the next run finds a file that is held or one without the line."""
+    for steps in range(30):
+        with Network("alice") as network:
+            alice = network["alice"]
+            save(alice, "replica.toml", UNION)
+            save(alice, "notes.md", "- one\n")
+            network.share()
+            writing.add(alice, "notes.md", "the secret", level=0)
+            network.share()
+            save(alice, "replica.toml", LINES)
+            network.run("alice")
+            with dying_after(steps) as died:
+                network.bridge("alice").reject([])
+            again = network.reopen("alice")
+            network.run("alice")
+            if network.bridge("alice").held():
+                network.bridge("alice").reject([])
+            network.share()
+            assert read(again, "notes.md") == "- one\n"
+            assert "secret" not in str(shared_content(again))
+            left = again.documents.entries(again.documents.find("notes.md", "union"))
+            assert [entry.text for entry in left] == ["- the secret"]
+            if not died:
+                return
+    raise AssertionError("it never ended")
+
+
+def test_who_comes_back_a_second_time_writes_again_what_it_wrote_as_whom_it_was_before():
+    """Three's first identity has built on a side of a split that does not count. Nobody else has met it since."""
+    with Backups("one", "two", "three", "four") as network:
+        three = built_on_one_side(network)
+        bring_back(three, network["four"])
+        assert "- AFTER" in texts(three)
+        bring_back(three, network["two"])
+        assert texts(three) == {"- old", "- today", "- AFTER"}
+        network.meet_all()
+        for clone in network.clones.values():
+            assert {"- old", "- today", "- AFTER"} <= texts(clone)
+        assert_same(*network.clones.values())
+
+
+def test_to_restore_a_text_to_when_it_was_entries_shares_none_of_level_0():
+    with Network("alice", "bob") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "the secret", level=0)
+        save(alice, "replica.toml", LINES)
+        save(alice, "notes.md", "a text\n")
+        network.share()
+        with pytest.raises(WrongPolicy):
+            restore(alice, "notes.md", before_last(alice, "notes.md"))
+        network.share()
+        assert read(alice, "notes.md") == "a text\n" and b"the secret" not in stored_bytes(network["bob"])
+
+
+def test_to_restore_entries_to_when_they_were_a_text_takes_none_away():
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", LINES)
+        save(alice, "notes.md", "- a text\n")
+        network.share()
+        then = alice.store.meta("time")
+        save(alice, "replica.toml", UNION)
+        network.share()
+        writing.add(alice, "notes.md", "more")
+        with pytest.raises(WrongPolicy):
+            restore(alice, "notes.md", then)
+        assert texts(alice, "notes.md") == {"- a text", "- more"}
+
+
+def test_what_a_clone_takes_in_again_is_compared_with_what_its_peers_hold_before_more_is_said():
+    """Three takes in again the side of a split that it knows, and what it built on that: two knows the other side."""
+    with Backups("one", "two", "three", "four") as network:
+        three, two = built_on_one_side(network), network["two"]
+        begin_back(three, network["four"])
+        link = Link(three, two)
+        link.deliver(0), link.deliver(1)
+        link.queues[0].clear(), link.queues[1].clear()  # what two sends is still on its way
+        rejoin.finish(three, certificate)
+        link.send(0, link.sessions[0].changed())
+        link.run()
+        assert not any(isinstance(event, Blamed) for events in link.events for event in events)
+        network.meet_all()
+        for clone in network.clones.values():
+            assert {"- old", "- today", "- AFTER"} <= texts(clone)
+        assert_same(*network.clones.values())
+
+
+def test_a_text_that_a_clone_had_deleted_and_others_went_on_with_stays_when_it_comes_back():
+    """Their edit had reached it after the deletion: it was there before the clone came back, and was not seen."""
+    with Backups("one", "two", "three") as network:
+        network["one"].edit_text("n.md", new="first\n")
+        network.sync_all()
+        network.back_up("one")
+        add(network["one"], "a-buffer.md", "- today")
+        network.sync("one", "three")
+        one = network.bring_back("one")
+        one.delete(one.document("n.md"))
+        network["two"].edit_text("n.md", new="first\nof two\n")
+        network.sync("one", "two")
+        assert one.text("n.md") == "first\nof two\n"
+        network.meet_all()
+        for clone in network.clones.values():
+            assert clone.text("n.md") == "first\nof two\n"
+        assert_same(*network.clones.values())
+
+
+def test_a_version_that_waits_outlives_the_file_that_did_not_show_it():
+    """Of two versions the file has one. Who deletes the file takes away that one: nobody decided on the other."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(bob, "activeContext.md", "of bob\n")
+        network.run("bob")
+        save(alice, "activeContext.md", "of alice\n")
+        network.run("alice")
+        network.share()
+        shown = read(alice, "activeContext.md")
+        assert read(bob, "activeContext.md") == shown
+        (alice.root / "activeContext.md").unlink()
+        network.share()
+        left = ({"of alice\n", "of bob\n"} - {shown}).pop()
+        assert read(alice, "activeContext.md") == read(bob, "activeContext.md") == left
+        (alice.root / "activeContext.md").unlink()
+        network.share()
+        assert not (alice.root / "activeContext.md").exists() and not (bob.root / "activeContext.md").exists()
+
+
+def test_a_shared_line_put_back_where_a_private_one_stood_is_shared_again():
+    """What took the place of a level-0 entry stays at level 0, unless everybody knows those words already."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "a-buffer.md", "- one\n- two\n")
+        network.share()
+        save(bob, "a-buffer.md", "")  # an editor that takes long between the two halves of a save
+        network.run("bob")
+        writing.add(bob, "a-buffer.md", "the secret", level=0)
+        network.share()
+        save(bob, "a-buffer.md", "- one\n")  # in its place
+        network.share()
+        assert read(alice, "a-buffer.md") == read(bob, "a-buffer.md") == "- one\n"
+        writing.add(bob, "a-buffer.md", "the secret", level=0)
+        network.share()
+        save(bob, "a-buffer.md", "- one\n- two\n- the secrets\n- three\n")
+        network.share()
+        save(bob, "a-buffer.md", "- one\n- two\n- four, which may be what it says in other words\n")
+        network.share()
+        assert "- two" in read(alice, "a-buffer.md") and b"secret" not in stored_bytes(alice)
+        assert "- four" not in read(alice, "a-buffer.md")
+
+
+def test_who_passes_on_what_builds_on_the_other_side_of_a_fork_is_not_blamed():
+    """On its side the member let somebody in, under a number that here is another change: so that guest is not here."""
+    with Backups("one", "two", "three") as network:
+        network.back_up("one")
+        link = Link(network["two"], network["three"])
+        link.run()
+        network.add("four", by="one")
+        network.sync("one", "four")
+        network.sync("one", "two")
+        one = network.bring_back("one")
+        add(one, "a-buffer.md", "- after")
+        network.sync("one", "three")
+        link.send(0, link.sessions[0].changed())
+        link.run()
+        add(network["four"], "a-buffer.md", "- of four")
+        network.sync("four", "two")
+        add(network["two"], "a-buffer.md", "- of two")
+        link.send(0, link.sessions[0].changed())
+        link.run()
+        blamed = {event.member for events in link.events for event in events if isinstance(event, Blamed)}
+        assert blamed == {one.identity.id} and network["three"].log.author(network["four"].identity.id) is None
+        network.meet_all()
+        for clone in network.clones.values():
+            assert texts(clone) == {"- after", "- of four", "- of two"}
+        assert_same(*network.clones.values())
+
+
+def test_a_new_key_is_on_the_disk_with_its_folder_and_the_old_one_before_it():
+    """After a power cut one of the two would be gone: the clone's own key, or the one that vouches for it."""
+    with Network("alice") as network:
+        alice, done = network["alice"], []
+        was, place = alice.identity, alice.root / ".replica"
+        replace, fsync = os.replace, os.fsync
+
+        def flushed(handle):
+            info = os.fstat(handle)
+            done.append((stat.S_ISDIR(info.st_mode) and info.st_ino, ""))
+            fsync(handle)
+
+        def renamed(source, target):
+            assert (place / "identity").is_file() and Path(source).name != "identity"
+            replace(source, target)
+            done.append((Path(target).parent.stat().st_ino, Path(target).name))
+
+        with mock.patch.object(os, "replace", renamed), mock.patch.object(os, "fsync", flushed):
+            copies.part(alice, certificate)
+        former, own = (one.stat().st_ino for one in (place / "former", place))
+        kept, put = done.index((former, "000000.key")), done.index((own, "identity"))
+        assert kept < done.index((former, ""), kept) < put < done.index((own, ""), put)
+        assert done[:kept].count((own, "")) == 2  # once for the key to come, once for the new folder of former keys
+        assert [one.id for one in copies.identities(network.reopen("alice"))] == [alice.identity.id, was.id]
+
+
+def test_a_key_is_kept_once_although_the_process_died_before_the_new_one_took_its_place():
+    with Network("alice") as network:
+        alice, replace = network["alice"], os.replace
+
+        def dies(source, target):
+            if Path(target).name == "identity":
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with mock.patch.object(os, "replace", dies), pytest.raises(KeyboardInterrupt):
+            copies.part(alice, certificate)
+        assert len(copies.identities(network.reopen("alice"))) == 2
+
+
+def test_a_save_that_holds_nothing_of_what_a_killed_process_was_to_write_takes_none_of_it_away():
+    """Counted in characters it may be nearer to that by chance, since what people write is alike."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "a-buffer.md", "- one\n")
+        network.share()
+        save(bob, "a-buffer.md", "- one\n- a lesson about the retries, by bob\n")
+        network.run("bob")
+        network.sync("alice", "bob")
+        with mock.patch.object(folder, "write_all", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            network.run("alice")
+        alice = network.reopen("alice")
+        save(alice, "a-buffer.md", "- one\n- a lesson about the retries, by alice\n")
+        network.share()
+        for who in ("alice", "bob"):
+            assert f"- a lesson about the retries, by {who}" in read(bob, "a-buffer.md").split("\n")
+        assert_same(alice, bob)
+
+
+@pytest.mark.parametrize("policy", ["text", "union", "log"])
+def test_a_version_that_waits_moves_on_when_the_policy_changes(policy):
+    """The new policy knows no versions: the file shows them all, the newest first."""
+    rules = '[[documents]]\nglob = "notes.md"\npolicy = "{}"\n'
+    with Network("alice", "bob", "carol") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", rules.format("latest"))
+        network.share()
+        save(alice, "notes.md", "- of alice\n"), save(bob, "notes.md", "- of bob\n")
+        network.run("alice"), network.run("bob")
+        network.share()
+        save(alice, "replica.toml", rules.format(policy))
+        network.share()
+        network.share()
+        for clone in network.clones.values():
+            lines = [line for line in read(clone, "notes.md").split("\n") if line]
+            assert sorted(lines) == ["- of alice", "- of bob"]
+            assert [document.policy for document in clone.documents.all() if document.path == "notes.md"] == [policy]
+
+
+@pytest.mark.parametrize("how", ["was removed", "came back under a new identity"])
+def test_what_somebody_wrote_before_a_change_of_policy_moves_on_without_its_author(how):
+    """Its author would bring it along, and is not there any more to do so."""
+    with Backups("alice", "bob", "carol") as network:
+        save(network["alice"], "replica.toml", UNION)
+        network.share()
+        save(network["alice"], "replica.toml", LINES)
+        network.run("alice"), network.sync("alice", "bob"), network.run("bob")
+        writing.add(network["carol"], "notes.md", "of carol")  # she has not heard of it
+        network.sync("carol", "bob")
+        if how == "was removed":
+            network["alice"].remove("carol")
+            network.clones.pop("carol").close()
+        else:
+            network.back_up("carol")
+            add(network["carol"], "a-buffer.md", "- today")
+            network.sync("carol", "bob")
+            add(network.bring_back("carol"), "a-buffer.md", "- after")
+            network.meet_all()
+        network.share()
+        network.share()
+        for clone in network.clones.values():
+            assert read(clone, "notes.md") == "- of carol\n"
+            assert [document.policy for document in clone.documents.all() if document.path == "notes.md"] == ["text"]
+
+
+def begun_again(clone: Clone, peer: Clone) -> None:
+    """`clone` starts again from what `peer` holds, and comes back."""
+    rejoin.begin(clone, bundle.read(bundle.make(peer.store, peer.log)), "fork", peer.vector())
+    for batch in batches(peer):
+        clone.ingest(batch)
+    rejoin.finish(clone, certificate)
+
+
+def test_a_clone_that_comes_back_twice_keeps_what_it_wrote_before_the_first_time():
+    """That is of a former identity, and builds on a side of a fork that does not count any more."""
+    with Backups("one", "two", "three") as network:
+        network.back_up("one")
+        add(network["one"], "a-buffer.md", "- today")
+        network.sync("one", "two")
+        two, was = network["two"], network["two"].identity.id
+        add(two, "a-buffer.md", "- of two")
+        begun_again(two, network["one"])
+        assert two.identity.id != was and two.log.author(was).seq == 1 and texts(two) == {"- today", "- of two"}
+        one = network.bring_back("one")
+        add(one, "a-buffer.md", "- after")
+        network.sync("one", "three")
+        begun_again(two, network["three"])
+        assert texts(two) == {"- today", "- of two", "- after"}
+        network.meet_all()
+        for clone in network.clones.values():
+            assert texts(clone) == {"- today", "- of two", "- after"}
+        assert_same(*network.clones.values())
+
+
+def test_a_digest_that_could_not_be_stored_is_said_later():
+    """A full disk: what was not said must not count as said, or both wait for it for good."""
+    with Network("alice", "bob") as network:
+        link = Link(network["alice"], network["bob"])
+        link.run()
+        add(network["alice"], "a-buffer.md", "- one")
+        link.send(0, link.sessions[0].changed())
+        while link.busy:
+            link.deliver(link.busy[0])
+        with mock.patch.object(Clone, "digest", side_effect=DiskFull("full")), pytest.raises(DiskFull):
+            link.rest()
+        link.run()
+        assert link.in_step
+
+
+@pytest.mark.parametrize("folds", ["this process", "another one"])
+def test_a_text_in_memory_does_not_miss_what_another_process_wrote_before_it_was_folded(folds):
+    """The change is not in the log any more, and not in the text that this process holds."""
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", "[history]\ndays = 0\n")
+        network.run("alice")
+        for text in ("on\n", "one\n"):  # the second time it is held under the id that it is edited by
+            alice.edit_text("n.md", new=text)
+        with network.open_again("alice") as command:
+            command.edit_text("n.md", new="one\nby a command\n")
+            network.now += 1_000
+            assert compact.compact(command if folds == "another one" else alice).folded
+        alice.log.refresh()
+        alice.edit_text("n.md", [(0, 0, "zero\n")])
+        assert alice.text("n.md") == network.reopen("alice").text("n.md") == "zero\none\nby a command\n"

@@ -224,7 +224,7 @@ class Node:
         inviter = self.clone.store.meta("inviter")
         if inviter and self.clone.identity.id not in members:  # our admission has not come yet: trust who let us in
             members[clone_id(tls.check_certificate(inviter))] = inviter
-        return members
+        return rejoin.acquaintances(self.clone.store) | members
 
     def _admit_connection(self, connection, request):
         if len(self.peers) >= MAX_CONNECTIONS:

@@ -207,6 +207,7 @@ class Session:
         self._empty = 0  # messages in a row that brought nothing
         self._begun = rejoin.begun(clone.store)  # what we know of the peer holds for this beginning of our store
         self._peer_is_whole = True
+        self._ranks: list[tuple] = [(), ()]  # ours and the peer's: if both give a bundle, the lower gives way
         self.in_step = False
 
     # --- what the owner calls
@@ -218,7 +219,9 @@ class Session:
         vector = self._clone.vector()
         heads = b"".join(self._clone.log.author(id).head[:HEAD] for id in sorted(vector))
         id = NOBODY if rejoin.under_way(self._clone.store) else self._clone.identity.id
-        return [Hello((PROTOCOL,), self._clone.workspace, vector, heads, id)]
+        hello = Hello((PROTOCOL,), self._clone.workspace, vector, heads, id)
+        self._ranks[0] = _rank(hello)
+        return [hello]
 
     def receive(self, message: Message) -> list[Message]:
         """Take one message; return the replies, oldest first.
@@ -261,8 +264,9 @@ class Session:
         mine = self._clone.vector()
         if mine != self.peer_vector or self._said_digest == mine:
             return []
+        digest = self._clone.digest()  # written to the store: where the disk is full nothing was said
         self._said_digest = mine
-        return [Digest(mine, self._clone.digest())]
+        return [Digest(mine, digest)]
 
     def look_back(self) -> None:
         """If we are being brought back, see whether this peer, in step, will do in the place of who has begun that."""
@@ -310,6 +314,7 @@ class Session:
         self.state = State.SYNCING
         self.peer_vector, self._sent = dict(message.vector), dict(message.vector)
         self._peer_is_whole = message.id != NOBODY
+        self._ranks[1] = _rank(message)
         if self._allowed():
             forks = self._forks(message)
             why, about = self._cannot_go_on(message, forks)
@@ -383,7 +388,7 @@ class Session:
             self._give("ended", message.about)
             return self._send_missing()
         if self._unheard:  # both think that the other must begin anew
-            if (self._why == "ended", self._clone.identity.id) > (message.why == "ended", self._peer):
+            if (self._why == "ended", self._ranks[0]) > (message.why == "ended", self._ranks[1]):
                 return []
             self._giving, self._unheard = [], 0
         if message.why == "join" and self._clone.log.vector():  # others were met at the same time, and were quicker
@@ -564,7 +569,8 @@ class Session:
         if peer is not None and peer.removed and not log.may_return(peer.id):
             return f"{peer.name} {REMOVED} {self._removal(peer.id)}"
         # Until our own admission has come, who let us in may not have come either: the channel answers for it.
-        if peer is None and log.author(self._clone.identity.id) is not None:
+        known = peer is not None or log.author(self._clone.identity.id) is None
+        if not known and self._peer not in rejoin.acquaintances(self._clone.store):
             return "not a member of the workspace"
         return None
 
@@ -576,6 +582,14 @@ class Session:
         self.state = State.CLOSED
         self._tell(Ended(reason, by_peer=False))
         return [Bye(reason)]
+
+
+def _rank(hello: Hello) -> tuple:
+    """By what both sides have said, and not by whom they know: a new identity is known to its own side alone.
+
+    Who is being brought back gives way to who is whole. Two such do not hold the same, or there was nothing to give.
+    """
+    return hello.id, sorted(hello.vector.items()), hello.heads
 
 
 _RECEIVE = {

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from replica.cloud.base import SinkError, Trouble
 
 MAX_ANSWER = 64_000_000  # bytes of one answer
+SHORTEST_KEY = 6  # characters; a shorter word stands in other words by chance
 SHOWN = 500  # characters of a service's own words in an error
 
 # What a status means where the service has no other use for it.
@@ -24,10 +25,10 @@ TROUBLES = {
 
 
 class Answer:
-    """What a service said: `status`, `headers` (lower case), `body` (of JSON; None where there is none)."""
+    """What a service said: `status`, `headers` (lower case), `body` (of JSON; None where there is none), `content`."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: Any, text: str):
-        self.status, self.headers, self.body, self.text = status, headers, body, text
+    def __init__(self, status: int, headers: dict[str, str], body: Any, text: str, content: bytes = b""):
+        self.status, self.headers, self.body, self.text, self.content = status, headers, body, text, content
 
 
 class Http:
@@ -69,7 +70,7 @@ class Http:
             parsed = None
             if 200 <= status < 300 and "json" in got.get("content-type", "json"):
                 raise self.error(Trouble.UNREACHABLE, "gave an answer that is no JSON", status=status) from None
-        answer = Answer(status, got, parsed, text)
+        answer = Answer(status, got, parsed, text, content)
         if 200 <= status < 300 or status in allow:
             return answer
         raise self.refused(answer)
@@ -107,7 +108,7 @@ class Http:
     ) -> SinkError:  # fmt: skip
         """An error that names the service and never the key."""
         message = f"{self.service} {words}"
-        if self._secret:
+        if self._secret and len(self._secret) >= SHORTEST_KEY:
             message = message.replace(self._secret, "…")
         return SinkError(
             trouble, message, hint=hint or (self._hint if trouble is Trouble.AUTH else None) or REMEDIES[trouble],

@@ -121,7 +121,18 @@ def _overwritten(simulation: "Simulation", name: str, kept: frozenset[str] | set
             if known.owner == name
             else there.get(known.owner, set()) | in_files(simulation.machines[known.owner].root)
         )
-        if mark not in own and not any(mark in held for held in there.values()):
+        if mark not in own:
+            if had := {one for one, held in there.items() if mark in held}:
+                simulation.overwritten[mark] = had
+            else:
+                known.expected = known.live = False
+
+
+def stranded(simulation: "Simulation") -> None:
+    """Of what was overwritten nothing is expected either that only clones had which do not belong any more."""
+    for mark, had in simulation.overwritten.items():
+        if had <= simulation.removed:
+            known = simulation.people.marks[mark]
             known.expected = known.live = False
 
 

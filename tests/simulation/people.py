@@ -193,7 +193,9 @@ class People:
         machine.saved(file)
         self.gone(before - after)
         for mark in after - before:
-            self.marks[mark].expected |= self.marks[mark].owner == machine.name
+            if self.marks[mark].owner == machine.name:
+                self.marks[mark].expected = True
+                self.simulation.overwritten.pop(mark, None)  # if it was: it is there again
         if put_off is not None:
             self.saving.append((machine, path, put_off))
 
@@ -389,7 +391,7 @@ class People:
             pass
 
     def _taking_away(self, clone: Clone, work) -> None:
-        before = live_marks(clone)
+        before, in_texts = live_marks(clone), marks_in_texts(clone)
         try:
             work()
         except ReplicaError:
@@ -397,30 +399,36 @@ class People:
         except BaseException:
             self.gone(before)  # it may have happened, or not
             raise
-        self.gone(before - live_marks(clone))
+        # What was taken out of a text may still be shown beside it, as a side of a conflict: that is no more than the
+        # past, and ends when somebody who has not heard of this settles the conflict.
+        self.gone((before - live_marks(clone)) | (in_texts - marks_in_texts(clone)))
 
     def decide_held(self, machine: "Machine", clone: Clone) -> None:
         """What the guard holds is let through, or undone."""
         bridge = Bridge(clone, machine.now_ms)
         if not bridge.held():
             return
-        for held in bridge.held():
-            if held["reason"] == "level":  # what must not be shared is taken out of the file
-                lines = _text(_read(machine.root / held["path"])).splitlines(keepends=True)
-                kept = [line for line in lines if SECRET not in line]
-                self._replace(machine, held["path"], "".join(kept).encode())
-                return
-        if self.random.random() < 0.5:
+        levels = [held["path"] for held in bridge.held() if held["reason"] == "level"]
+        if levels and self.random.random() < 0.5:  # what must not be shared is taken out of the file
+            lines = _text(_read(machine.root / levels[0])).splitlines(keepends=True)
+            kept = [line for line in lines if SECRET not in line]
+            self._replace(machine, levels[0], "".join(kept).encode())
+        elif levels:
+            self._reject(machine, bridge, levels)
+        elif self.random.random() < 0.5:
             report = bridge.accept([])
             self.heard(clone, report)
-            return
-        for held in bridge.held():
-            row = bridge.row(held["path"])
+        else:
+            self._reject(machine, bridge, [held["path"] for held in bridge.held()])
+
+    def _reject(self, machine: "Machine", bridge: Bridge, paths: list[str]) -> None:
+        for path in paths:
+            row = bridge.row(path)
             kept = marks_in(_text(row.base)) if row else set()
-            self.gone(marks_in(_text(_read(machine.root / held["path"]))) - kept)
-            for saving in [one for one in self.saving if one[:2] == (machine, held["path"])]:
+            self.gone(marks_in(_text(_read(machine.root / path))) - kept)
+            for saving in [one for one in self.saving if one[:2] == (machine, path)]:
                 self.gone(marks_in(_text(saving[2])) - kept)
-        bridge.reject([])
+        bridge.reject(paths)
 
     def heard(self, clone: Clone, report) -> None:
         """The bridge has said what it took in."""
@@ -444,6 +452,12 @@ def live_marks(clone: Clone) -> set[str]:
             for entry in clone.documents.versions(document):
                 found |= marks_in(entry.text)
     return found
+
+
+def marks_in_texts(clone: Clone) -> set[str]:
+    """Every mark in the texts of this clone as they are now."""
+    texts = [clone.documents.text(one) for one in clone.documents.all() if one.policy == TEXT]
+    return {mark for text in texts for mark in marks_in(text)}
 
 
 def _read(file: Path) -> bytes | None:

@@ -34,6 +34,9 @@ START = 1_750_000_000_000  # milliseconds since 1970
 DAY = 86_400_000
 SOON = 400  # milliseconds after which a node looks again at what it did not believe at once
 ROUNDS = 40  # of healing, after which something does not come to rest
+# Milliseconds that a round takes: the later half of them is long enough for what a clone waits for by its clock, as for
+# the one that began to bring it back (rejoin.PATIENCE). Short ones first: nearly everything is to end without that.
+ROUND, LONG_ROUND = 1_000, 10_000
 
 
 class Finding(AssertionError):
@@ -68,7 +71,7 @@ class Process:
     @property
     def trusted(self) -> set[bytes]:
         """Whose certificates it accepts, as a node does."""
-        members = {member["id"] for member in self.clone.members()}
+        members = {member["id"] for member in self.clone.members()} | rejoin.acquaintances(self.clone.store).keys()
         inviter = self.clone.store.meta("inviter")
         return members if self.clone.identity.id in members or not inviter else members | {inviter}
 
@@ -110,6 +113,7 @@ class Simulation:
         self.forked = False  # two stores have gone on from one: members may contradict themselves
         self.backups: dict[str, backups.Backup] = {}
         self.restored: set[str] = set()
+        self.overwritten: dict[str, set[str]] = {}  # a mark that a restore took from its owner -> who had it then
         self.twins: dict[str, str] = {}  # a clone that was opened twice -> which one it was
         self.frames: list[bytes] = []  # all that went over the wire
         self.history: list[str] = []
@@ -660,9 +664,10 @@ class Simulation:
                 self._start(name, calm=True)
         self._notice_removals()
         for at in range(ROUNDS):
+            self.hardware.now += ROUND if at < ROUNDS // 2 else LONG_ROUND
             if not self._heal_once():
                 return
-            if at == ROUNDS // 2:
+            if at >= ROUNDS // 2:
                 self._notice_strangers()
         raise Finding("the clones do not come to rest")
 
@@ -675,17 +680,35 @@ class Simulation:
                     self.removed.add(other.name)
 
     def _notice_strangers(self) -> None:
-        """Whose admission a restore has undone before a third heard of it: nobody lets it in, it has to join again."""
-        for process in self._running(member=True) if self.forked else ():
-            ids = {identity.id for identity in copies.identities(process.clone)}
-            others = [other for other in self._running(member=True) if other is not process]
-            if not any(ids & other.trusted for other in others):
-                self.trace(f"nobody knows {process.name}")
-                self.removed.add(process.name)
+        """Who was let in by what nobody else hears of has to join again, as do those it has let in itself.
+
+        A restore undid that admission before a third heard of it, or who let it in was being removed meanwhile and is
+        not heard by anybody now. So it knows the others, and none of them knows it. Who knows nobody is not meant, nor
+        what is so only until somebody has come back: that a clone is cut off in any other way is a fault.
+        """
+        members = self._running(member=True)
+        is_settled = not any(rejoin.under_way(process.clone.store) for process in members)
+        if not is_settled or not (self.forked or self.removed):
+            return
+        knows = {
+            one.name: {
+                other.name for other in members
+                if one.trusted & {identity.id for identity in copies.identities(other.clone)}
+            }
+            for one in members
+        }  # fmt: skip
+        everybody = set(knows)
+        circles = [circle for name in sorted(knows) if (circle := _closed({name}, knows)) != everybody]
+        home = max(circles, key=len, default=everybody)
+        if 2 * len(home) < len(everybody):
+            return
+        for name in sorted(everybody - home):
+            self.trace(f"nobody knows {name}")
+            self.removed.add(name)
+            backups.stranded(self)
 
     def _heal_once(self) -> bool:
         """One round of everything; whether anything moved."""
-        self.hardware.now += 1_000
         moved = False
         for process in self._running():
             if process.has_arrived:
@@ -701,10 +724,19 @@ class Simulation:
             if not any(link.between(one.name, other.name) for link in self.links):
                 self._connect(one.name, other.name, calm=True)
         moved |= self._exchange()
+        self._look_back()
         self._notice_removals()
         members = self._running(member=True)
         vectors = [process.clone.vector() for process in members]
         return moved or any(vector != vectors[0] for vector in vectors)
+
+    def _look_back(self) -> None:
+        """What a node does every few seconds: who began to bring a clone back need not be the one to end it."""
+        for link in list(self.links):
+            for side, end in enumerate(link.ends):
+                self._at_end(link, side, end.session.look_back, calm=True)
+        for process in self._running():
+            self._come_back(process, calm=True)
 
     def _exchange(self, only: tuple[str, str] | None = None) -> bool:
         """Deliver until nothing is on its way, the digests too."""
@@ -721,6 +753,13 @@ class Simulation:
                 if not any(link.busy for link in chosen):
                     return moved
         raise Finding("messages without end")
+
+
+def _closed(names: set[str], knows: dict[str, set[str]]) -> set[str]:
+    """These, whom they know, and so on."""
+    while (more := names.union(*(knows[name] for name in names))) != names:
+        names = more
+    return names
 
 
 @contextmanager

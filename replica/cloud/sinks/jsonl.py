@@ -61,7 +61,13 @@ class Jsonl(Sink):
         return [Stored(known.remote_id) for known in batch]
 
     def capacity(self) -> Capacity:
-        return Capacity(len(self._read()))
+        try:
+            with open(self.path, "rb") as file:
+                return Capacity(sum(1 for _ in file))
+        except FileNotFoundError:
+            return Capacity(0)
+        except OSError as error:
+            raise self._failed(error) from None
 
     def layers(self) -> list[Layer]:
         return [Layer("file", str(self.path), "ok" if self.path.exists() else "not there yet")]

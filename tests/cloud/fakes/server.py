@@ -70,7 +70,7 @@ class Fake:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # head and body are two writes: without, each answer takes 40 ms
+            disable_nagle_algorithm = True  # else each answer with a body waits 40 ms for the client's ACK of its head
 
             def _handle(self):
                 fake._handle(self)
