@@ -219,6 +219,10 @@ class Sink(ABC):
         """The remote ids of everything in our scope, complete or SinkError. Only asked where `reads_back`."""
         return {remote.remote_id for remote in self.changes(None) if not remote.deleted}
 
+    def failed(self) -> dict[UUID, SinkError]:
+        """Items that the service acknowledged and could not keep after all, as far as it still tells."""
+        return {}
+
     def capacity(self) -> Capacity:
         """Unknown where the service does not tell."""
         return Capacity()
