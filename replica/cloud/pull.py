@@ -221,8 +221,11 @@ class _Pull:
         last = self.ledger.fact(self.n, "swept") or 0
         if not stored or (len(stored) > SWEPT_ALWAYS and self.now - last < DAY):
             return
+        late = {row.id for row in export.note_failed(self.ledger, self.n, self.sink.failed())}
         present = self.sink.present() | self.seen
         for row in stored:
+            if row.id in late:
+                continue  # the service could not keep it: nobody has taken it away
             if row.remote not in present:
                 self._taken_away(row)
             else:

@@ -44,6 +44,7 @@ class Graphiti(Sink):
     """A scope's namespace is a group there."""
 
     type = "graphiti"
+    apart = True
     settings_of: ClassVar = {
         "url": Setting("of the REST service; http on this machine alone"),
         "path": Setting("library: the file of an embedded graph, below the clone's folder or absolute"),

@@ -56,6 +56,7 @@ class Pinecone(Sink):
     """Records of one index; a scope's namespace is a namespace there."""
 
     type = "pinecone"
+    apart = True
     settings_of: ClassVar = {
         "url": Setting("the index's host, https://…; or set index"),
         "index": Setting("the index's name, of which Pinecone is asked where it is"),

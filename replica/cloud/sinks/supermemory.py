@@ -47,6 +47,7 @@ class Supermemory(Sink):
     """A scope's namespace is a namespace (v5) or container tag (v3) there."""
 
     type = "supermemory"
+    apart = True
     settings_of: ClassVar = {
         "url": Setting("where it is", default=URL),
         "api": Setting("the generation of the API: v5 or v3", default="v5"),
