@@ -221,6 +221,18 @@ class Sink(ABC):
         """The remote ids of everything in our scope, complete or SinkError. Only asked where `reads_back`."""
         return {remote.remote_id for remote in self.changes(None) if not remote.deleted}
 
+    def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
+        """Those of these items that are there now, by our id. Only asked where `reads_back`.
+
+        Before the export writes over something it looks whether somebody else has. This goes through all there is; a sink
+        that can ask for items by their ids does.
+        """
+        wanted = {one.remote_id: one.id for one in known}
+        return {
+            wanted[found.remote_id]: found
+            for found in self.changes(None) if found.remote_id in wanted and not found.deleted
+        }  # fmt: skip
+
     def failed(self) -> dict[UUID, SinkError]:
         """Items that the service acknowledged and could not keep after all, as far as it still tells."""
         return {}

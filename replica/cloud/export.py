@@ -20,7 +20,7 @@ from replica.cloud.base import Capacity, Item, Known, Layer, Outcome, Outgoing, 
 from replica.cloud.embed import Embedder
 from replica.cloud.items import WAITS, Scope, Skip, Source, preview
 from replica.cloud.kinds import SCOPES
-from replica.cloud.ledger import Ledger, Row
+from replica.cloud.ledger import Ledger, Proposal, Row
 from replica.errors import UsageError
 from replica.log import Vector
 
@@ -324,6 +324,10 @@ def digest(item: Item) -> bytes:
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).digest()
 
 
+def text_hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
 def pulled_tag(type: str, remote_id: str) -> str:
     """The tag of an entry that was pulled: by it other clones know that its service has it already."""
     return f"{type}:{remote_id}"
@@ -372,6 +376,7 @@ class _Run:
             self._end(error)
         finished = {change.id for change, _ in self.report.done}
         tried = finished | {failure.id for failure in self.report.failures}
+        tried |= {skip.id for skip in self.plan.skips}
         self.report.pending = sum(change.id not in tried for change in todo)
         self.unsound |= {change.document for change in todo if change.id not in finished}
         for path, mark in self.plan.marks.items():
@@ -434,7 +439,9 @@ class _Run:
                     self._collect(running)
                 if self.report.ended is not None:
                     break
-                batch = self._open_still(batch)
+                batch = self._untouched(self._open_still(batch))
+                if not batch:
+                    continue
                 self._note_sending(batch)
                 running[pool.submit(self._send, batch)] = batch
             while running:
@@ -450,6 +457,31 @@ class _Run:
             else:
                 self.unsound.add(change.document)
                 self.plan.skips.append(Skip(change.id, change.document, "", "it is not shared any more"))
+        return kept
+
+    def _untouched(self, batch: list[Change]) -> list[Change]:
+        """Without what somebody has changed or taken away there since: that waits for a person, as in a pull."""
+        over = [
+            Known(one.id, one.row.remote, one.row.namespace) for one in batch
+            if one.row is not None and one.row.remote and one.row.there is not None
+        ]  # fmt: skip
+        if not over or not self.sink.reads_back:
+            return batch
+        found = self._patiently(lambda: self.sink.read(over))
+        asked = {one.id for one in over}
+        kept = []
+        for change in batch:
+            row, there = change.row, found.get(change.id)
+            hash = text_hash(there.text) if there is not None else None
+            if change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash)):
+                kept.append(change)
+                continue
+            self.unsound.add(change.document)
+            self.plan.skips.append(Skip(change.id, change.document, preview(change.item.text), DIFFERS))
+            self.ledger.propose(self.n, Proposal(
+                self.n, change.id, "delete" if there is None else "edit", change.document,
+                change.item.text if there is None else there.text, hash, row.remote, _now(),
+            ))  # fmt: skip
         return kept
 
     def _note_sending(self, batch: list[Change]) -> None:
