@@ -224,7 +224,7 @@ class Sink(ABC):
     def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
         """Those of these items that are there now, by our id. Only asked where `reads_back`.
 
-        Before the export writes over something it looks whether somebody else has. This goes through all there is; a sink
+        Before the export writes over something it looks whether somebody has. This goes through all there is; a sink
         that can ask for items by their ids does.
         """
         wanted = {one.remote_id: one.id for one in known}
