@@ -84,12 +84,25 @@ def renumbered(text: str, old: int, new: int) -> str:
     return "\n".join(lines)
 
 
-def core(record: Record) -> str:
-    """What two records of one decision have alike unless a person edited one: all but number, author and date."""
-    text = renumbered(record.text, record.number, 0)
-    for origin in record.origins:
-        text = text.replace(origin.line, "").replace(origin.date, "").replace(origin.author or "\0", "")
-    return text
+def alike(one: Record, other: Record) -> bool:
+    """Whether two records of one decision differ in nothing but their numbers, and who is named as its author and when.
+
+    Two clones may know different people to have added the same entry. What else differs, a person has edited.
+    """
+    old = renumbered(one.text, one.number, 0).split("\n")
+    new = renumbered(other.text, other.number, 0).split("\n")
+    return len(old) == len(new) and all(
+        a == b or _in_words_of(a, one.origins, other.origins) == b for a, b in zip(old, new, strict=True)
+    )
+
+
+def _in_words_of(line: str, origins: tuple[Origin, ...], others: tuple[Origin, ...]) -> str:
+    for mine, its in zip(origins, others, strict=False):
+        if line.strip() == mine.line:
+            return line.replace(mine.line, its.line)
+        line = line.replace(mine.date, its.date)
+        line = line.replace(mine.author, its.author) if mine.author else line
+    return line
 
 
 def parted(text: str) -> list[str] | None:

@@ -153,6 +153,9 @@ def _records(clone: Clone, folder: str, done: Tidied) -> None:
         write_file(clone, move.path, text)
         older = next(one.path for one in records(clone, folder) if one.number == move.record.number)
         done.renumbered.append(Renumbered(move.record.path, move.path, older))
+    for first, *others in _of_one_decision(clone, folder):
+        names = " and ".join(one.path for one in (first, *others))
+        done.notes.append(f"{names} are of one decision, and differ: keep one of them")
 
 
 def was_there(clone: Clone, path: str) -> bool:
@@ -171,7 +174,7 @@ def _part(clone: Clone, folder: str, one: adr.Record, done: Tidied) -> None:
     kept, written = split[0], {split[0].ids}
     highest = max(other.number for other in records(clone, folder))
     for other in split[1:]:
-        if other.ids in written and adr.core(other) == adr.core(kept):
+        if other.ids in written and adr.alike(other, kept):
             continue
         written.add(other.ids)
         highest += 1
@@ -192,18 +195,20 @@ def _age(one: adr.Record) -> tuple:
 
 def _one_decision_once(clone: Clone, folder: str, done: Tidied) -> None:
     """One decision under two numbers: the lower one is kept, unless a person has edited one of them."""
+    for twins in _of_one_decision(clone, folder):
+        for one in twins[1:]:
+            if adr.alike(one, twins[0]):
+                clone.delete(clone.document(one.path))
+                done.merged.append((one.path, twins[0].path))
+
+
+def _of_one_decision(clone: Clone, folder: str) -> list[list[adr.Record]]:
+    """Records that hold the same entries, by number; only where there are several."""
     found: dict[frozenset[str], list[adr.Record]] = {}
     for one in records(clone, folder):
         if one.origins:
             found.setdefault(one.ids, []).append(one)
-    for twins in found.values():
-        twins.sort(key=lambda one: (one.number, one.path))
-        for one in twins[1:]:
-            if adr.core(one) == adr.core(twins[0]):
-                clone.delete(clone.document(one.path))
-                done.merged.append((one.path, twins[0].path))
-            else:
-                done.notes.append(f"{twins[0].path} and {one.path} are of one decision, and differ: keep one of them")
+    return [sorted(twins, key=lambda one: (one.number, one.path)) for twins in found.values() if len(twins) > 1]
 
 
 # --- buffers
