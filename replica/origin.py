@@ -6,7 +6,7 @@ harvest one entry write one thing, and where they could not (docs/harvest.md), b
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -14,9 +14,13 @@ from replica import clock
 from replica.blocks import ENTRY, Block, block_id, parse
 
 SHORT = 6  # bytes of an entry's id that name it in a document: 12 hex digits
-OCCURRENCES = 32  # equal entries that one document has had, as far as they are recognised
-LONGEST = 500  # lines of an entry, likewise
+# A copy is recognised by its name, which is a hash of it: bounded, since any member can write what is searched.
+OCCURRENCES = 4  # equal entries that one buffer has had
+LONGEST = 20_000  # characters of an entry
+MOST_LINES = 400  # of an entry
 SLUG = 60  # bytes
+
+MARK = "*— "  # how an origin begins
 
 _LINE = re.compile(
     r"[ \t]*\*— (?P<author>[^\n]*), (?P<date>\d{4}-\d\d-\d\d)(?: (?P<clock>\d\d:\d\d:\d\d) UTC)?,"
@@ -36,7 +40,7 @@ class Origin(NamedTuple):
     @property
     def line(self) -> str:
         when = f"{self.date} {self.clock} UTC" if self.clock else self.date
-        return f"*— {self.author}, {when}, {'entry' if len(self.ids) == 1 else 'entries'} {' '.join(self.ids)}*"
+        return f"{MARK}{self.author}, {when}, {'entry' if len(self.ids) == 1 else 'entries'} {' '.join(self.ids)}*"
 
     @property
     def order(self) -> tuple:
@@ -68,7 +72,7 @@ def read_line(line: str) -> Origin | None:
 
 def origins(text: str) -> list[Origin]:
     """All that a text says, from its top."""
-    if "*— " not in text:
+    if MARK not in text:
         return []
     return [found for line in text.split("\n") if (found := read_line(line)) is not None]
 
@@ -100,6 +104,8 @@ def unsigned(lines: list[str], ids: tuple[str, ...]) -> bool:
     if len(ids) != 1 or not lines:
         return False
     whole = "\n".join(lines)
+    if len(whole) > LONGEST:
+        return False
     tries = [whole]
     if lines[0].startswith("- "):
         tries.append("\n".join([lines[0][2:], *(line.removeprefix("  ") for line in lines[1:])]))
@@ -147,7 +153,7 @@ def twice_in_text(text: str) -> list[tuple[int, int]]:
 def _span(lines: list[str], marks: list[tuple[int, Origin]], number: int, ids: tuple[str, ...]) -> Span:
     at, origin = marks[number]
     first = marks[number - 1][0] + 1 if number else 0
-    for start in range(at - 1, max(first, at - LONGEST) - 1, -1):
+    for start in range(at - 1, max(first, at - MOST_LINES) - 1, -1):
         if lines[start].strip() and unsigned(lines[start:at], ids):
             blank = start > 0 and not lines[start - 1].strip()  # the line that parts it from what is above goes too
             return Span(origin, start - blank, at + 1)
@@ -157,19 +163,16 @@ def _span(lines: list[str], marks: list[tuple[int, Origin]], number: int, ids: t
 def twice_in_blocks(blocks: list[Block]) -> list[int]:
     """Which of these blocks are entries that stand there already: of one entry what a person edited stays, or else
     that which sorts first. The answer does not hang on their order."""
-    by_ids: dict[tuple[str, ...], list[tuple[tuple, int, bool]]] = {}
+    by_ids: dict[tuple[str, ...], list[tuple[tuple, int]]] = {}
     for at, block in enumerate(blocks):
-        lines = block.text.split("\n")
-        origin = read_line(lines[-1]) if block.role == ENTRY else None
+        origin = read_line(block.text.rpartition("\n")[2]) if block.role == ENTRY else None
         if origin is not None:
-            whole = unsigned(lines[:-1], origin.ids)
-            by_ids.setdefault(origin.ids, []).append(((origin.order, block.text), at, whole))
+            by_ids.setdefault(origin.ids, []).append(((origin.order, block.text), at))
     gone = []
-    for twins in by_ids.values():
+    for ids, twins in by_ids.items():
         if len(twins) > 1:
-            edited = any(not whole for *_, whole in twins)
-            unedited = sorted(twin for twin in twins if twin[2])
-            gone += [at for _, at, _ in unedited[0 if edited else 1 :]]
+            whole = sorted(twin for twin in twins if unsigned(twin[0][1].split("\n")[:-1], ids))
+            gone += [at for _, at in whole[0 if len(whole) < len(twins) else 1 :]]
     return sorted(gone)
 
 
@@ -208,8 +211,3 @@ def slug(title: str) -> str:
     while len(words.encode()) > SLUG:
         words = words.rpartition("-")[0] if "-" in words else words[:-1]
     return words or "entry"
-
-
-def heading_lines(text: str) -> Iterator[str]:
-    """The lines of a text that are headings of level 1, the first of which is its title."""
-    return (line for line in text.split("\n") if line.startswith("# "))
