@@ -15,6 +15,7 @@ from replica.changes import Remove
 from replica.clone import Clone
 from replica.documents import Document
 from replica.errors import DamagedRecord
+from replica.places import CONFIG
 
 DONE = "tidied"  # the row of the log up to which there is nothing to put right
 
@@ -40,16 +41,20 @@ class Tidied:
 
 
 def tidy(clone: Clone) -> Tidied:
-    """Put right what is there twice, in one transaction. Quick where nothing has changed since the last time."""
+    """Put right what is there twice, in one transaction. Only what has changed since the last time is looked at."""
     done = Tidied()
     clone.log.refresh()
+    since = clone.store.meta(DONE) or 0
     is_writable = clone.store.meta("rejoin") is None and clone.log.author(clone.identity.id) is not None
-    if not is_writable or clone.log.last_row() == (clone.store.meta(DONE) or 0):
+    if not is_writable or clone.log.last_row() == since:
         return done
     with clone.transaction():
-        folders = set()
+        changed = {path for path, _ in clone.documents.latest_changes(since)}
+        if CONFIG in changed:  # other rules, other targets
+            changed = {path for path, _ in clone.documents.latest_changes()}
         marked = {doc for (doc,) in clone.store.rows(_MARKED, (origin.MARK,))}
-        for document in list(clone.documents.all()):
+        folders = set()
+        for document in _documents(clone, changed):
             if (document.policy == "text" or document.shared in marked) and (shown := _shown(clone, document)):
                 _once(clone, *shown, done)
                 if "/" in document.path and is_file_of_its_own(document.path) and origin.origins(shown[1]):
@@ -57,10 +62,14 @@ def tidy(clone: Clone) -> Tidied:
         for folder in sorted(folders):
             _files(clone, folder, done)
             _records(clone, folder, done)
-        _buffers(clone, done)
+        _buffers(clone, changed, done)
         # A note is said each time, until it is settled: only then there is nothing left to do.
         clone.store.set_meta(DONE, None if done.notes else clone.log.last_row())
     return done
+
+
+def _documents(clone: Clone, paths: set[str]) -> list[Document]:
+    return [clone.documents.find(*pair) for pair in clone.documents.latest_changes() if pair[0] in paths]
 
 
 # Documents of entries in which an origin may stand: the others need not be put in order.
@@ -115,9 +124,9 @@ DATED = re.compile(r"\d{4}-\d\d-\d\d-.+-[0-9a-f]{6}\.md")
 
 def in_folder(clone: Clone, folder: str) -> Iterator[tuple[Document, str]]:
     """The shared documents right in a folder (ends in "/"), and their texts."""
-    for document in clone.documents.all():
-        is_in = document.path.startswith(folder) and "/" not in document.path[len(folder) :]
-        if is_in and (shown := _shown(clone, document)):
+    for path, policy in list(clone.documents.latest_changes()):
+        is_in = path.startswith(folder) and "/" not in path[len(folder) :]
+        if is_in and (shown := _shown(clone, clone.documents.find(path, policy))):
             yield shown
 
 
@@ -153,14 +162,17 @@ def records(clone: Clone, folder: str) -> list[adr.Record]:
 def _records(clone: Clone, folder: str, done: Tidied) -> None:
     for one in records(clone, folder):
         _part(clone, folder, one, done)
-    _one_decision_once(clone, folder, done)
-    for move in adr.renumberings(records(clone, folder), folder, lambda path: was_there(clone, path)):
+    _one_decision_once(clone, records(clone, folder), done)
+    there = records(clone, folder)
+    moves = adr.renumberings(there, folder, lambda path: was_there(clone, path))
+    moving = {move.record.path for move in moves}
+    for move in moves:
         text = adr.renumbered(move.record.text, move.record.number, move.number)
         clone.delete(clone.document(move.record.path))
         write_file(clone, move.path, text)
-        older = next(one.path for one in records(clone, folder) if one.number == move.record.number)
+        older = next(one.path for one in there if one.number == move.record.number and one.path not in moving)
         done.renumbered.append(Renumbered(move.record.path, move.path, older))
-    for first, *others in _of_one_decision(clone, folder):
+    for first, *others in _of_one_decision(records(clone, folder) if moves else there):
         names = " and ".join(one.path for one in (first, *others))
         done.notes.append(f"{names} are of one decision, and differ: keep one of them")
 
@@ -200,19 +212,19 @@ def _age(one: adr.Record) -> tuple:
     return (*(found.order for found in one.origins), one.text)
 
 
-def _one_decision_once(clone: Clone, folder: str, done: Tidied) -> None:
+def _one_decision_once(clone: Clone, there: list[adr.Record], done: Tidied) -> None:
     """One decision under two numbers: the lower one is kept, unless a person has edited one of them."""
-    for twins in _of_one_decision(clone, folder):
+    for twins in _of_one_decision(there):
         for one in twins[1:]:
             if adr.alike(one, twins[0]):
                 clone.delete(clone.document(one.path))
                 done.merged.append((one.path, twins[0].path))
 
 
-def _of_one_decision(clone: Clone, folder: str) -> list[list[adr.Record]]:
+def _of_one_decision(there: list[adr.Record]) -> list[list[adr.Record]]:
     """Records that hold the same entries, by number; only where there are several."""
     found: dict[frozenset[str], list[adr.Record]] = {}
-    for one in records(clone, folder):
+    for one in there:
         if one.origins:
             found.setdefault(one.ids, []).append(one)
     return [sorted(twins, key=lambda one: (one.number, one.path)) for twins in found.values() if len(twins) > 1]
@@ -221,25 +233,31 @@ def _of_one_decision(clone: Clone, folder: str) -> list[list[adr.Record]]:
 # --- buffers
 
 
-def _buffers(clone: Clone, done: Tidied) -> None:
+def _buffers(clone: Clone, changed: set[str], done: Tidied) -> None:
     """What somebody added to a buffer or moved in it while another clone harvested that same entry is there already."""
     harvested: dict[str, set[str]] = {}
-    for document in list(clone.documents.all()):
-        rule = clone.rule(document.path)
-        if rule is None or rule.harvest is None or document.policy != "union" or rule.policy != "union":
+    for path, policy in list(clone.documents.latest_changes()):
+        rule = clone.rule(path)
+        if rule is None or rule.harvest is None or policy != "union" or rule.policy != "union":
             continue
         into = rule.harvest.into
+        if path not in changed and not any(other == into or other.startswith(_as_folder(into)) for other in changed):
+            continue
         if into not in harvested:
             harvested[into] = harvested_ids(clone, into)
-        alone = document._replace(private=None)
-        waiting = {entry.id for conflict in clone.documents.conflicts(alone) for entry in conflict.entries}
+        document = clone.documents.find(path, policy)._replace(private=None)
+        waiting = {entry.id for conflict in clone.documents.conflicts(document) for entry in conflict.entries}
         again = [
-            entry for entry in clone.documents.entries(alone)
+            entry for entry in clone.documents.entries(document)
             if entry.role == ENTRY and entry.id not in waiting and origin.short(entry.id) in harvested[into]
         ]  # fmt: skip
         if again:
-            clone.edit_entries(document.path, document.policy, [(1, Remove(entry.dots)) for entry in again])
-            done.once[document.path] = len(again)
+            clone.edit_entries(path, policy, [(1, Remove(entry.dots)) for entry in again])
+            done.once[path] = len(again)
+
+
+def _as_folder(into: str) -> str:
+    return into if into.endswith("/") else into + "/"
 
 
 def harvested_ids(clone: Clone, into: str) -> set[str]:
