@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from replica import adr, intake, origin
 from replica.blocks import ENTRY
-from replica.changes import Remove
+from replica.changes import Kind, Remove
 from replica.clone import Clone
 from replica.documents import Document
 from replica.errors import DamagedRecord
@@ -57,6 +57,7 @@ def tidy(clone: Clone) -> Tidied:
         for document in _documents(clone, changed):
             if (document.policy == "text" or document.shared in marked) and (shown := _shown(clone, document)):
                 _once(clone, *shown, done)
+                _agreed(clone, *shown)
                 if "/" in document.path and is_file_of_its_own(document.path) and origin.origins(shown[1]):
                     folders.add(document.path.rpartition("/")[0] + "/")
         for folder in sorted(folders):
@@ -108,6 +109,17 @@ def _once(clone: Clone, document: Document, text: str, done: Tidied) -> None:
         ops = [(1, Remove(entries[at].dots)) for at in gone]
         clone.edit_entries(document.path, document.policy, ops)
         done.once[document.path] = len(gone)
+
+
+def _agreed(clone: Clone, document: Document, text: str) -> None:
+    """Regions of a target that two clones changed alike: nobody need look at what all sides have the same."""
+    if document.policy != "text" or not origin.origins(text):
+        return
+    name = clone.log.author_n
+    for conflict in clone.documents.conflicts(document):
+        if len({version.text for version in conflict.versions}) == 1:
+            pairs = [[name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in conflict.pairs]
+            clone.append(Kind.REVIEW, (document.path, document.policy), pairs)
 
 
 # --- files of their own

@@ -270,8 +270,10 @@ def test_two_harvests_into_a_text_leave_each_entry_once(two):
     assert text(two["alice"], "notes.md").count("- one") == 2
     for name in ("alice", "bob"):  # both at once: they take out the same characters
         assert tidy.tidy(two[name]).once == {"notes.md": 3}
+    two.sync_all()
     meet(two)
     assert text(two["alice"], "notes.md") == once
+    assert two["alice"].documents.all_conflicts() == [], "nobody need look at what both had alike"
 
 
 def test_what_a_person_edited_in_a_text_stays_and_the_other_copy_goes(two):
@@ -574,6 +576,16 @@ def test_a_harvest_that_is_killed_is_done_or_not_begun():
     done = crashes("--only", "harvest", "--kills", "12", "--seed", "3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " kills, 0 failed" in done.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs fork and /proc")
+def test_a_harvest_in_two_transactions_would_be_found_out():
+    broken = (
+        "import replica.harvest as harvest, replica.tidy as tidy\n"
+        "harvest.harvest = lambda clone, buffers: ([harvest._harvest(clone, one) for one in buffers], tidy.Tidied())"
+    )
+    done = crashes("--only", "harvest", "--kills", "40", broken=broken)
+    assert done.returncode == 1 and " harvested" in done.stdout, done.stdout + done.stderr
 
 
 # --- the command
