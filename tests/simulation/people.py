@@ -183,6 +183,8 @@ class People:
         """The file holds this now. `put_off`: what the editor is going to write there."""
         file = machine.root / path
         before = marks_in(_text(_read(file)))
+        # Who saves over what another editor has half written takes the other half away, for all that a program sees.
+        before |= {mark for one in self.saving if one[:2] == (machine, path) for mark in marks_in(_text(one[2]))}
         after = marks_in(_text(data if put_off is None else put_off))
         if beside:
             other = file.with_name(f".{file.name}.swp~")
