@@ -45,6 +45,8 @@ def tidy(clone: Clone) -> Tidied:
     done = Tidied()
     clone.log.refresh()
     since = clone.store.meta(DONE) or 0
+    if since > clone.log.last_row():  # the store was begun anew (replica/rejoin.py)
+        since = 0
     is_writable = clone.store.meta("rejoin") is None and clone.log.author(clone.identity.id) is not None
     if not is_writable or clone.log.last_row() == since:
         return done

@@ -212,6 +212,31 @@ def test_a_target_over_its_limit_is_refused_and_nothing_is_changed(two):
     assert alice.digest() == before
 
 
+def test_a_full_buffer_that_is_set_up_wrongly_keeps_no_other_from_its_harvest(two):
+    alice = two["alice"]
+    add(alice, LESSONS, *(f"- lesson {n}" for n in range(15)))
+    add(alice, PATTERNS, *(f"- pattern {n}" for n in range(20)))
+    alice.set_config(DEFAULT.replace(MORTEMS, "nowhere/x.txt"))
+    (one, other), _ = harvest.harvest(alice, harvest.plan(alice))
+    assert (one.buffer.path, one.count, one.remaining) == (LESSONS, 0, 0)
+    assert "no rule" in one.buffer.left[0].reason
+    assert (other.buffer.path, other.count) == (PATTERNS, 20)
+
+
+def test_a_clone_that_is_being_brought_back_is_left_alone(two):
+    add(two["alice"], INBOX, "- one")
+    add(two["bob"], INBOX, "- other")
+    for name in ("alice", "bob"):
+        reap(two[name], INBOX)
+    two.sync_all()
+    with two["alice"].transaction():
+        two["alice"].store.set_meta("rejoin", "away")
+    assert not tidy.tidy(two["alice"]).changed
+    with two["alice"].transaction():
+        two["alice"].store.set_meta("rejoin", None)
+    assert tidy.tidy(two["alice"]).renumbered
+
+
 def test_a_log_and_a_text_are_no_buffers(two):
     add(two["alice"], "SESSION_LOG.md", "- begun", policy="log")
     with pytest.raises(WrongPolicy, match="only grows"):
