@@ -14,7 +14,7 @@ from replica.blocks import ENTRY
 from replica.changes import Kind, Remove
 from replica.clone import Clone
 from replica.documents import Document
-from replica.errors import DamagedRecord
+from replica.errors import DamagedRecord, DocumentNotFound
 from replica.places import CONFIG
 
 DONE = "tidied"  # the row of the log up to which there is nothing to put right
@@ -201,7 +201,8 @@ def _part(clone: Clone, folder: str, one: adr.Record, done: Tidied) -> None:
         return
     parts = adr.parted(one.text)
     if parts is None or clone.document(one.path).policy != "text":
-        done.notes.append(f"{one.path} holds {len(one.origins)} decisions: move each to a file of its own")
+        if adr.titles(one.text) > 1:  # else a person has made one record of several
+            done.notes.append(f"{one.path} holds {len(one.origins)} decisions: move each to a file of its own")
         return
     split = sorted((one._replace(text=part, origins=tuple(origin.origins(part))) for part in parts), key=_age)
     kept, written = split[0], {split[0].ids}
@@ -289,8 +290,15 @@ def harvested_ids(clone: Clone, into: str) -> set[str]:
 
 
 def write_file(clone: Clone, path: str, text: str) -> None:
-    """Make a shared document of this content; the same content written by another clone at once is the same text."""
+    """Make a shared document of this content; the same content written by another clone at once is the same text.
+
+    Raises DocumentNotFound: no rule shares that path.
+    """
     rule = clone.rule(path)
+    if rule is None or rule.level == 0:
+        raise DocumentNotFound(
+            f"no rule of replica.toml makes {path!r} a document that is shared", hint="add one, of level 1 or 2"
+        )
     document = clone.documents.find(path, rule.policy)
     if rule.policy == "text":
         clone.edit_text(path, new=text)

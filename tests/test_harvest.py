@@ -474,10 +474,37 @@ def test_two_decisions_of_one_title_and_one_number_are_parted(two):
     assert "alice says" in texts[0] and "bob says" in texts[1] and texts[1].startswith("# ADR-002: ")
 
 
+def test_two_decisions_that_a_person_made_one_are_left_so(two):
+    alice = two["alice"]
+    add(alice, INBOX, "- one", "- two")
+    reap(alice, INBOX)
+    one, other = (f"{ADRS}{name}" for name in paths(alice, ADRS))
+    alice.edit_text(one, new=text(alice, one) + "\n".join(text(alice, other).split("\n")[1:]))
+    alice.delete(alice.document(other))
+    assert tidy.tidy(alice) == tidy.Tidied()
+
+
+@pytest.mark.parametrize(
+    ("entry", "title", "slug"),
+    [
+        ("- Use it", "Use it", "use-it"),
+        ("- **Parse at the edge.** Then all is plain.", "Parse at the edge", "parse-at-the-edge"),
+        ("1. `x` and __y__ more", "x and y more", "x-and-y-more"),
+        ("- Ein Pegel, naß 🏷️", "Ein Pegel, naß 🏷️", "ein-pegel-naß"),
+        ("- 🏷️", "🏷️", "entry"),
+        ("- " + "word " * 40, "word " * 14 + "word…", "word-" * 11 + "word"),
+    ],
+)
+def test_titles_and_names_of_files_come_from_the_first_line(entry, title, slug):
+    found = origin.title_of(origin.plain(entry))
+    assert (found, origin.slug(found)) == (title, slug)
+
+
 # --- everything once
 
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
+KINDS = ["- {0}", "- {0}", "* {0}\n  and more of {0}", "1. {0}\n\n   a part", "- **{0}.** So.\n  ```\n  - code\n  ```"]
 
 
 def everything_once(net: Network, must: set[str], may: set[str], targets: dict[str, str]) -> None:
@@ -510,7 +537,7 @@ def random_history(net: Network, random: Random, targets: dict[str, str], steps:
         what = random.random()
         if what < 0.45:  # often the same words on several clones, which are one entry
             own = f" of {clone.name} {net.now}" if random.random() < 0.5 else ""
-            words = f"- {random.choice(WORDS)} {random.randrange(4)}{own}"
+            words = random.choice(KINDS).format(f"{random.choice(WORDS)} {random.randrange(4)}{own}")
             add(clone, buffer, words)
             must.add(f"{buffer} {short(words)}")
         elif what < 0.55 and entries:
@@ -544,6 +571,10 @@ def test_every_entry_is_there_once_whatever_was_harvested_while_apart(seed, coun
         must, may = random_history(net, random, targets, random.randrange(10, 40))
         meet(net)
         everything_once(net, must, may, targets)
+        digest = net["alice"].digest()
+        for name in net.clones:
+            assert not net.run(name).taken, "the files say what the documents say"
+        assert net["alice"].digest() == digest
         for clone in net.clones.values():
             numbers = [adr.number_of(path) for path in paths(clone, ADRS)]
             assert len(numbers) == len(set(numbers)), "two records of one number"
