@@ -13,7 +13,7 @@ from replica import adr, intake, origin
 from replica.blocks import ENTRY
 from replica.changes import Kind, Remove
 from replica.clone import Clone
-from replica.documents import Document
+from replica.documents import Conflict, Document
 from replica.errors import DamagedRecord, DocumentNotFound
 from replica.places import CONFIG
 
@@ -117,11 +117,15 @@ def _agreed(clone: Clone, document: Document, text: str) -> None:
     """Regions of a target that two clones changed alike: nobody need look at what all sides have the same."""
     if document.policy != "text" or not origin.origins(text):
         return
-    name = clone.log.author_n
     for conflict in clone.documents.conflicts(document):
         if len({version.text for version in conflict.versions}) == 1:
-            pairs = [[name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in conflict.pairs]
-            clone.append(Kind.REVIEW, (document.path, document.policy), pairs)
+            _review(clone, conflict)
+
+
+def _review(clone: Clone, conflict: Conflict) -> None:
+    name = clone.log.author_n
+    pairs = [[name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in conflict.pairs]
+    clone.append(Kind.REVIEW, (conflict.path, conflict.policy), pairs)
 
 
 # --- files of their own
@@ -217,10 +221,21 @@ def _part(clone: Clone, folder: str, one: adr.Record, done: Tidied) -> None:
         write_file(clone, path, adr.renumbered(other.text, one.number, highest))
         done.renumbered.append(Renumbered(one.path, path, one.path))
     begin = one.text.index(kept.text)
+    apart = [
+        conflict for conflict in clone.documents.conflicts(clone.document(one.path)) if _of_imports(clone, conflict)
+    ]
     clone.edit_text(
         one.path,
         [(a, b, "") for a, b in ((0, begin), (begin + len(kept.text), len(one.text))) if a < b],
     )
+    for conflict in apart:  # that two texts met here is settled by this
+        _review(clone, conflict)
+
+
+def _of_imports(clone: Clone, conflict: Conflict) -> bool:
+    changes = {pair[:2] for pair in conflict.pairs} | {pair[2:] for pair in conflict.pairs}
+    kinds = {clone.store.value("SELECT kind FROM changes WHERE author=? AND seq=?", change) for change in changes}
+    return kinds == {Kind.IMPORT}
 
 
 def _age(one: adr.Record) -> tuple:

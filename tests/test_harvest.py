@@ -260,6 +260,37 @@ def test_headings_are_drawers_that_stay_and_are_made_in_the_target(two):
     assert text(alice, INTO).count("## Tests") == 1
 
 
+def test_sections_go_under_their_headings_once_and_files_agree(two):
+    save(
+        two["alice"],
+        PATTERNS,
+        "# P\n\n## Retry\nWith jitter.\n\nAlways.\n\n### Why\n> storms\n\n## Cache\nLess.\n- a\n",
+    )
+    two.share()
+    for name in ("alice", "bob"):
+        reap(two[name], PATTERNS)
+    meet(two)
+    lines = [line for line in text(two["bob"], INTO).split("\n") if line and "*—" not in line]
+    assert lines == [
+        "# Patterns",
+        "## Retry",
+        "With jitter.",
+        "Always.",
+        "### Why",
+        "> storms",
+        "## Cache",
+        "Less.",
+        "- a",
+    ]
+    assert text(two["bob"], PATTERNS) == "# P\n"
+    digest = two["alice"].digest()
+    two.share()
+    assert two["alice"].digest() == digest and read(two["bob"], INTO) == text(two["alice"], INTO)
+    save(two["bob"], INTO, read(two["bob"], INTO).replace("Always.", "Nearly always."))
+    two.share()
+    assert "Nearly always." in read(two["alice"], INTO) and text(two["alice"], INTO).count("Always.") == 0
+
+
 def test_a_log_takes_entries_too(two):
     add(two["alice"], PATTERNS, "- one", "- two\n  more")
     two.sync_all()
@@ -472,6 +503,7 @@ def test_two_decisions_of_one_title_and_one_number_are_parted(two):
     texts = [text(two["bob"], f"{ADRS}ADR-00{n}-use-sqlite.md") for n in (1, 2)]
     assert [one.count("# ADR-00") for one in texts] == [1, 1]
     assert "alice says" in texts[0] and "bob says" in texts[1] and texts[1].startswith("# ADR-002: ")
+    assert two["alice"].documents.all_conflicts() == []
 
 
 def test_two_decisions_that_a_person_made_one_are_left_so(two):
