@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -239,11 +240,13 @@ def _show_moves(moves, arrow: str, out=words) -> None:
 
 
 def _bank(clone: "Clone", place: str | None) -> str | None:
-    """The folder that is meant, relative to the clone's, "" for that itself; None: not said."""
+    """The folder that is meant, relative to the clone's, "" for that itself; None: not said.
+
+    Raises UnsafePath: it is outside.
+    """
     if place is None:
         return None
-    if place.rstrip("/") in ("", "."):
-        from pathlib import Path
-
-        return "" if Path.cwd() == clone.root else document_path(clone, str(Path.cwd()))
+    here = Path.cwd() / place
+    if here.is_dir() and here.resolve().is_relative_to(clone.root.resolve()):
+        return here.resolve().relative_to(clone.root.resolve()).as_posix().removeprefix(".")
     return document_path(clone, place.rstrip("/"))

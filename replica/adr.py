@@ -122,6 +122,11 @@ def parted(text: str) -> list[str] | None:
     return parts if all(len(origins(part)) == 1 for part in parts) else None
 
 
+def titles(text: str) -> int:
+    """How many headings of level 1 there are."""
+    return sum(line.startswith("# ") for line in text.split("\n"))
+
+
 class Renumbering(NamedTuple):
     """`path` is to carry `number`, since another record that is older has its own."""
 

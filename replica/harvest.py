@@ -141,17 +141,22 @@ def plan(clone: Clone, path: str | None = None, into: str | None = None) -> list
     clone.log.refresh()
     if path is not None:
         return [_buffer(clone, path, into)]
-    found = []
-    for name, policy in clone.documents.latest_changes():
-        rule = clone.rule(name)
-        if rule is None or rule.harvest is None or rule.policy != policy or policy != "union":
-            continue
-        try:
-            if fullness(clone, clone.documents.find(name, policy), rule.harvest).share >= 1:
-                found.append(_buffer(clone, name, into))
-        except DamagedRecord:
-            continue  # listed where its file is passed over
-    return found
+    return [found for name, policy in clone.documents.latest_changes() if (found := _full(clone, name, policy, into))]
+
+
+def _full(clone: Clone, path: str, policy: str, into: str | None) -> Buffer | None:
+    """The buffer if it is full; one that cannot be harvested as it is set up says why, and the others go on."""
+    rule = clone.rule(path)
+    if rule is None or rule.harvest is None or rule.policy != policy:
+        return None
+    try:
+        full = fullness(clone, clone.documents.find(path, policy), rule.harvest)
+        return _buffer(clone, path, into) if full.share >= 1 else None
+    except DamagedRecord:
+        return None  # listed where its file is passed over
+    except (DocumentNotFound, UsageError, WrongPolicy) as error:
+        left = Left("", path, f"{error}; {error.hint}")
+        return Buffer(path, into or rule.harvest.into, rule.harvest.owner, full, 0, [], [left], False)
 
 
 def _buffer(clone: Clone, path: str, into: str | None) -> Buffer:
@@ -348,6 +353,8 @@ def _join(first: tidy.Tidied, second: tidy.Tidied) -> None:
 
 
 def _harvest(clone: Clone, planned: Buffer) -> Harvested:
+    if not planned.units:
+        return Harvested(planned, remaining=planned.entries)
     now = _buffer(clone, planned.path, planned.target)
     done = Harvested(now)
     wanted = {unit.ids for unit in planned.units}

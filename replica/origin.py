@@ -195,9 +195,10 @@ def _moved_out(line: str, width: int) -> str:
 
 
 def title_of(text: str, most: int = 80) -> str:
-    """The first line of a text, as a title: without the marks of headings and emphasis, cut between words."""
+    """The first line of a text, as a title: what is bold at its start, or else all of it, cut between words."""
     first = next((line for line in text.split("\n") if line.strip(" \t`~#>")), "").strip(" \t#>")
-    first = re.sub(r"(\*\*|__|`)", "", first).strip()
+    bold = re.match(r"(?:\*\*|__)(?=\S)(.+?)[.:]?(?:\*\*|__)", first)
+    first = re.sub(r"(\*\*|__|`)", "", bold[1] if bold else first).strip()
     if len(first) <= most:
         return first or "Untitled"
     cut = first[: most - 1]

@@ -13,8 +13,8 @@ from replica import adr, intake, origin
 from replica.blocks import ENTRY
 from replica.changes import Kind, Remove
 from replica.clone import Clone
-from replica.documents import Document
-from replica.errors import DamagedRecord
+from replica.documents import Conflict, Document
+from replica.errors import DamagedRecord, DocumentNotFound
 from replica.places import CONFIG
 
 DONE = "tidied"  # the row of the log up to which there is nothing to put right
@@ -45,6 +45,8 @@ def tidy(clone: Clone) -> Tidied:
     done = Tidied()
     clone.log.refresh()
     since = clone.store.meta(DONE) or 0
+    if since > clone.log.last_row():  # the store was begun anew (replica/rejoin.py)
+        since = 0
     is_writable = clone.store.meta("rejoin") is None and clone.log.author(clone.identity.id) is not None
     if not is_writable or clone.log.last_row() == since:
         return done
@@ -115,11 +117,15 @@ def _agreed(clone: Clone, document: Document, text: str) -> None:
     """Regions of a target that two clones changed alike: nobody need look at what all sides have the same."""
     if document.policy != "text" or not origin.origins(text):
         return
-    name = clone.log.author_n
     for conflict in clone.documents.conflicts(document):
         if len({version.text for version in conflict.versions}) == 1:
-            pairs = [[name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in conflict.pairs]
-            clone.append(Kind.REVIEW, (document.path, document.policy), pairs)
+            _review(clone, conflict)
+
+
+def _review(clone: Clone, conflict: Conflict) -> None:
+    name = clone.log.author_n
+    pairs = [[name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in conflict.pairs]
+    clone.append(Kind.REVIEW, (conflict.path, conflict.policy), pairs)
 
 
 # --- files of their own
@@ -199,7 +205,8 @@ def _part(clone: Clone, folder: str, one: adr.Record, done: Tidied) -> None:
         return
     parts = adr.parted(one.text)
     if parts is None or clone.document(one.path).policy != "text":
-        done.notes.append(f"{one.path} holds {len(one.origins)} decisions: move each to a file of its own")
+        if adr.titles(one.text) > 1:  # else a person has made one record of several
+            done.notes.append(f"{one.path} holds {len(one.origins)} decisions: move each to a file of its own")
         return
     split = sorted((one._replace(text=part, origins=tuple(origin.origins(part))) for part in parts), key=_age)
     kept, written = split[0], {split[0].ids}
@@ -214,10 +221,21 @@ def _part(clone: Clone, folder: str, one: adr.Record, done: Tidied) -> None:
         write_file(clone, path, adr.renumbered(other.text, one.number, highest))
         done.renumbered.append(Renumbered(one.path, path, one.path))
     begin = one.text.index(kept.text)
+    apart = [
+        conflict for conflict in clone.documents.conflicts(clone.document(one.path)) if _of_imports(clone, conflict)
+    ]
     clone.edit_text(
         one.path,
         [(a, b, "") for a, b in ((0, begin), (begin + len(kept.text), len(one.text))) if a < b],
     )
+    for conflict in apart:  # that two texts met here is settled by this
+        _review(clone, conflict)
+
+
+def _of_imports(clone: Clone, conflict: Conflict) -> bool:
+    changes = {pair[:2] for pair in conflict.pairs} | {pair[2:] for pair in conflict.pairs}
+    kinds = {clone.store.value("SELECT kind FROM changes WHERE author=? AND seq=?", change) for change in changes}
+    return kinds == {Kind.IMPORT}
 
 
 def _age(one: adr.Record) -> tuple:
@@ -287,8 +305,15 @@ def harvested_ids(clone: Clone, into: str) -> set[str]:
 
 
 def write_file(clone: Clone, path: str, text: str) -> None:
-    """Make a shared document of this content; the same content written by another clone at once is the same text."""
+    """Make a shared document of this content; the same content written by another clone at once is the same text.
+
+    Raises DocumentNotFound: no rule shares that path.
+    """
     rule = clone.rule(path)
+    if rule is None or rule.level == 0:
+        raise DocumentNotFound(
+            f"no rule of replica.toml makes {path!r} a document that is shared", hint="add one, of level 1 or 2"
+        )
     document = clone.documents.find(path, rule.policy)
     if rule.policy == "text":
         clone.edit_text(path, new=text)

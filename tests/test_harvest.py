@@ -212,6 +212,31 @@ def test_a_target_over_its_limit_is_refused_and_nothing_is_changed(two):
     assert alice.digest() == before
 
 
+def test_a_full_buffer_that_is_set_up_wrongly_keeps_no_other_from_its_harvest(two):
+    alice = two["alice"]
+    add(alice, LESSONS, *(f"- lesson {n}" for n in range(15)))
+    add(alice, PATTERNS, *(f"- pattern {n}" for n in range(20)))
+    alice.set_config(DEFAULT.replace(MORTEMS, "nowhere/x.txt"))
+    (one, other), _ = harvest.harvest(alice, harvest.plan(alice))
+    assert (one.buffer.path, one.count, one.remaining) == (LESSONS, 0, 0)
+    assert "no rule" in one.buffer.left[0].reason
+    assert (other.buffer.path, other.count) == (PATTERNS, 20)
+
+
+def test_a_clone_that_is_being_brought_back_is_left_alone(two):
+    add(two["alice"], INBOX, "- one")
+    add(two["bob"], INBOX, "- other")
+    for name in ("alice", "bob"):
+        reap(two[name], INBOX)
+    two.sync_all()
+    with two["alice"].transaction():
+        two["alice"].store.set_meta("rejoin", "away")
+    assert not tidy.tidy(two["alice"]).changed
+    with two["alice"].transaction():
+        two["alice"].store.set_meta("rejoin", None)
+    assert tidy.tidy(two["alice"]).renumbered
+
+
 def test_a_log_and_a_text_are_no_buffers(two):
     add(two["alice"], "SESSION_LOG.md", "- begun", policy="log")
     with pytest.raises(WrongPolicy, match="only grows"):
@@ -233,6 +258,37 @@ def test_headings_are_drawers_that_stay_and_are_made_in_the_target(two):
     reap(alice, PATTERNS)
     assert [line for line in text(alice, INTO).split("\n") if line[:1] in "#-" and line][-1] == "- d"
     assert text(alice, INTO).count("## Tests") == 1
+
+
+def test_sections_go_under_their_headings_once_and_files_agree(two):
+    save(
+        two["alice"],
+        PATTERNS,
+        "# P\n\n## Retry\nWith jitter.\n\nAlways.\n\n### Why\n> storms\n\n## Cache\nLess.\n- a\n",
+    )
+    two.share()
+    for name in ("alice", "bob"):
+        reap(two[name], PATTERNS)
+    meet(two)
+    lines = [line for line in text(two["bob"], INTO).split("\n") if line and "*—" not in line]
+    assert lines == [
+        "# Patterns",
+        "## Retry",
+        "With jitter.",
+        "Always.",
+        "### Why",
+        "> storms",
+        "## Cache",
+        "Less.",
+        "- a",
+    ]
+    assert text(two["bob"], PATTERNS) == "# P\n"
+    digest = two["alice"].digest()
+    two.share()
+    assert two["alice"].digest() == digest and read(two["bob"], INTO) == text(two["alice"], INTO)
+    save(two["bob"], INTO, read(two["bob"], INTO).replace("Always.", "Nearly always."))
+    two.share()
+    assert "Nearly always." in read(two["alice"], INTO) and text(two["alice"], INTO).count("Always.") == 0
 
 
 def test_a_log_takes_entries_too(two):
@@ -447,12 +503,40 @@ def test_two_decisions_of_one_title_and_one_number_are_parted(two):
     texts = [text(two["bob"], f"{ADRS}ADR-00{n}-use-sqlite.md") for n in (1, 2)]
     assert [one.count("# ADR-00") for one in texts] == [1, 1]
     assert "alice says" in texts[0] and "bob says" in texts[1] and texts[1].startswith("# ADR-002: ")
+    assert two["alice"].documents.all_conflicts() == []
+
+
+def test_two_decisions_that_a_person_made_one_are_left_so(two):
+    alice = two["alice"]
+    add(alice, INBOX, "- one", "- two")
+    reap(alice, INBOX)
+    one, other = (f"{ADRS}{name}" for name in paths(alice, ADRS))
+    alice.edit_text(one, new=text(alice, one) + "\n".join(text(alice, other).split("\n")[1:]))
+    alice.delete(alice.document(other))
+    assert tidy.tidy(alice) == tidy.Tidied()
+
+
+@pytest.mark.parametrize(
+    ("entry", "title", "slug"),
+    [
+        ("- Use it", "Use it", "use-it"),
+        ("- **Parse at the edge.** Then all is plain.", "Parse at the edge", "parse-at-the-edge"),
+        ("1. `x` and __y__ more", "x and y more", "x-and-y-more"),
+        ("- Ein Pegel, naß 🏷️", "Ein Pegel, naß 🏷️", "ein-pegel-naß"),
+        ("- 🏷️", "🏷️", "entry"),
+        ("- " + "word " * 40, "word " * 14 + "word…", "word-" * 11 + "word"),
+    ],
+)
+def test_titles_and_names_of_files_come_from_the_first_line(entry, title, slug):
+    found = origin.title_of(origin.plain(entry))
+    assert (found, origin.slug(found)) == (title, slug)
 
 
 # --- everything once
 
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
+KINDS = ["- {0}", "- {0}", "* {0}\n  and more of {0}", "1. {0}\n\n   a part", "- **{0}.** So.\n  ```\n  - code\n  ```"]
 
 
 def everything_once(net: Network, must: set[str], may: set[str], targets: dict[str, str]) -> None:
@@ -485,7 +569,7 @@ def random_history(net: Network, random: Random, targets: dict[str, str], steps:
         what = random.random()
         if what < 0.45:  # often the same words on several clones, which are one entry
             own = f" of {clone.name} {net.now}" if random.random() < 0.5 else ""
-            words = f"- {random.choice(WORDS)} {random.randrange(4)}{own}"
+            words = random.choice(KINDS).format(f"{random.choice(WORDS)} {random.randrange(4)}{own}")
             add(clone, buffer, words)
             must.add(f"{buffer} {short(words)}")
         elif what < 0.55 and entries:
@@ -519,6 +603,10 @@ def test_every_entry_is_there_once_whatever_was_harvested_while_apart(seed, coun
         must, may = random_history(net, random, targets, random.randrange(10, 40))
         meet(net)
         everything_once(net, must, may, targets)
+        digest = net["alice"].digest()
+        for name in net.clones:
+            assert not net.run(name).taken, "the files say what the documents say"
+        assert net["alice"].digest() == digest
         for clone in net.clones.values():
             numbers = [adr.number_of(path) for path in paths(clone, ADRS)]
             assert len(numbers) == len(set(numbers)), "two records of one number"

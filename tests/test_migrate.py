@@ -172,6 +172,15 @@ def test_what_others_write_meanwhile_is_lost_nowhere(bank):
     assert "three, by bob" in everything and "about it, by bob" in everything
 
 
+def test_two_clones_that_migrate_at_once_move_each_file_once(bank):
+    carried_out(bank, "alice"), carried_out(bank, "bob")
+    bank.share()
+    assert_same(*bank.clones.values())
+    assert sorted(files(bank, "alice")) == sorted([*MOVED, "memory-bank/activeContext.md"])
+    assert read(bank["bob"], "Docs/03-Reference/API.md") == FILES["memory-bank/API.md"]
+    assert read(bank["bob"], "memory-bank/lessons-buffer.md").count("- two") == 1
+
+
 # --- levels
 
 
@@ -299,3 +308,11 @@ def test_the_command_shows_the_plan_moves_and_takes_back(desk):
 def test_a_folder_outside_is_refused(desk):
     desk("migrate", "/etc", code=1)
     assert "hint" in desk.err
+
+
+def test_the_folder_is_the_one_that_a_person_sees(desk, monkeypatch):
+    for here, named in ((desk.root, "memory-bank"), (desk.root / "memory-bank", "."), (desk.root, "memory-bank/")):
+        monkeypatch.chdir(here)
+        assert len(desk.json("migrate", named, "--dry-run")["moves"]) == 7
+    monkeypatch.chdir(desk.root)
+    assert len(desk.json("migrate", ".", "--dry-run")["moves"]) == 7, "all below the clone's folder"
