@@ -216,7 +216,9 @@ class Documents:
         by_id: dict[bytes, list[tuple]] = {}
         places: dict[bytes, tuple] = {}
         for row in rows:
-            if not row[11]:
+            # A block without text only makes an empty document known (Bridge._exist). It goes at once, but who
+            # does not hear of that must not show an empty line for ever.
+            if not row[11] and row[6]:
                 by_id.setdefault(row[0], []).append(row)
             known = places.get(row[12])
             # A dead add says where the place is only while no live one does: the dead may be folded away.

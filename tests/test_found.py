@@ -851,3 +851,14 @@ def test_who_goes_on_from_another_change_than_ours_is_split_and_no_liar():
         second = history(three)[-1:]
         with pytest.raises(Fork, match="three wrote two different changes"):
             two.ingest(second)
+
+
+def test_half_of_the_making_of_an_empty_document_by_a_member_that_is_removed_shows_nothing():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(bob, "SESSION_LOG.md", "")
+        network.run("bob")
+        alice.ingest(history(bob)[:-1])
+        alice.remove("bob")
+        network.run("alice")
+        assert alice.text("SESSION_LOG.md") == read(alice, "SESSION_LOG.md") == ""
