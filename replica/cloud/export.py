@@ -16,7 +16,7 @@ from uuid import UUID
 from replica import config
 from replica.clone import Clone
 from replica.cloud import items as read
-from replica.cloud.base import Capacity, Item, Known, Layer, Outcome, Outgoing, Sink, SinkError, Stored, Trouble
+from replica.cloud.base import Capacity, Item, Known, Layer, Outcome, Outgoing, Remote, Sink, SinkError, Stored, Trouble
 from replica.cloud.embed import Embedder
 from replica.cloud.items import WAITS, Scope, Skip, Source, preview
 from replica.cloud.kinds import SCOPES
@@ -324,6 +324,12 @@ def digest(item: Item) -> bytes:
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).digest()
 
 
+def by_us(there: Remote | None, clone: Clone) -> bool:
+    """One of our clones wrote it, and nobody has changed it since: beside it stands the hash of just these words."""
+    ours = there is not None and there.origin == clone.workspace.hex()
+    return ours and there.hash == text_hash(there.text).hex()
+
+
 def text_hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
@@ -439,7 +445,11 @@ class _Run:
                     self._collect(running)
                 if self.report.ended is not None:
                     break
-                batch = self._untouched(self._open_still(batch))
+                try:
+                    batch = self._untouched(self._open_still(batch))
+                except SinkError as error:  # what is on its way is still to be heard of
+                    self._end(error)
+                    break
                 if not batch:
                     continue
                 self._note_sending(batch)
@@ -473,7 +483,8 @@ class _Run:
         for change in batch:
             row, there = change.row, found.get(change.id)
             hash = text_hash(there.text) if there is not None else None
-            if change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash)):
+            known = change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash))
+            if known or by_us(there, self.clone):
                 kept.append(change)
                 continue
             self.unsound.add(change.document)
@@ -646,14 +657,17 @@ class _Run:
 
 
 def note_failed(ledger: Ledger, n: int, failed: dict[UUID, SinkError]) -> list[Row]:
-    """Have the ledger say that these were not kept. Returns the rows of those that it had as stored."""
+    """Have the ledger say that these were not kept. Returns the rows of those that it had as stored.
+
+    Nothing of them is there to be looked at before they are sent again: that they are gone is nobody's deletion.
+    """
     rows = []
     for id, error in failed.items():
         row = ledger.item(n, id)
         if row is not None and row.state == "stored":
             rows.append(row._replace(
-                state="failed", trouble=error.trouble.value, error=str(error), hint=error.hint, tries=row.tries + 1,
-                again=0, time=_now(),
+                state="failed", there=None, trouble=error.trouble.value, error=str(error), hint=error.hint,
+                tries=row.tries + 1, again=0, time=_now(),
             ))  # fmt: skip
             ledger.set_mark(n, row.document, None)
     ledger.put(n, rows)
