@@ -258,6 +258,7 @@ class _Planning:
 
 
 DIFFERS = "the service has something else: settle it with `replica conflicts`, or `replica accept` and `reject`"
+AT_WORK = "the service is still at work on what was written last: it goes with the next export"
 MEANING = 1  # raised when items are made otherwise than before, so that no mark of then counts
 
 
@@ -484,16 +485,22 @@ class _Run:
             row, there = change.row, found.get(change.id)
             hash = text_hash(there.text) if there is not None else None
             known = change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash))
+            if there is not None and not there.settled:
+                self._hold(change, AT_WORK)
+                continue
             if known or by_us(there, self.clone):
                 kept.append(change)
                 continue
-            self.unsound.add(change.document)
-            self.plan.skips.append(Skip(change.id, change.document, preview(change.item.text), DIFFERS))
+            self._hold(change, DIFFERS)
             self.ledger.propose(self.n, Proposal(
                 self.n, change.id, "delete" if there is None else "edit", change.document,
                 change.item.text if there is None else there.text, hash, row.remote, _now(),
             ))  # fmt: skip
         return kept
+
+    def _hold(self, change: Change, why: str) -> None:
+        self.unsound.add(change.document)
+        self.plan.skips.append(Skip(change.id, change.document, preview(change.item.text), why))
 
     def _note_sending(self, batch: list[Change]) -> None:
         now = _now()

@@ -112,6 +112,26 @@ def test_two_clones_that_export_in_turn_do_not_take_each_other_for_strangers(net
     assert counts(export(bob, bobs)) == {"unchanged": 11} and "lesson three of others" in shelf.texts()
 
 
+def test_what_the_service_is_still_at_work_on_waits_without_a_person(network, shelf):
+    """Its text may be the one of before: an edit of somebody's, or none of ours."""
+    alice = network["alice"]
+    export(alice, shelf)
+    save(alice, BUFFER, file_of(alice, BUFFER).replace("lesson 3\n", "lesson three\n"))
+    network.run("alice")
+    read = shelf.read
+    for text in ("something of before", "lesson 3"):
+        shelf.read = lambda known, text=text: {
+            id: there._replace(text=text, settled=False) for id, there in read(known).items()
+        }
+        report = export(alice, shelf)
+        assert counts(report) == {"unchanged": 11}
+        assert [skip.reason for skip in report.planned.skips] == [exporting.AT_WORK]
+        with Ledger(alice.root) as ledger:
+            assert ledger.proposals(ledger.sink(shelf.settings.name, "here")) == []
+    shelf.read = read
+    assert counts(export(alice, shelf)) == {"modified": 1, "unchanged": 11}
+
+
 def test_a_look_that_fails_does_not_lose_the_answers_to_what_was_sent(network, shelf):
     alice = network["alice"]
     export(alice, shelf)

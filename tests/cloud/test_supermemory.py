@@ -112,12 +112,18 @@ def test_our_own_last_write_is_not_read_as_somebody_s_edit_while_it_is_at_work(f
     stored(sink, item("a", "- before"), item("b"))
     fake.slow = 3
     remote = stored(sink, item("a", "- after", revision=2))
-    with pytest.raises(SinkError, match="still at work on lessons-buffer") as caught:
-        sink.read(known_of(remote))
-    assert caught.value.trouble is Trouble.THROTTLE and caught.value.retry_after == 3 and caught.value.hint
+    assert [one.settled for one in sink.read(known_of(remote)).values()] == [False]
     for _ in range(4):
         list(sink.changes(None))  # time passes
-    assert [one.text for one in sink.read(known_of(remote)).values()] == ["- after"]
+    assert [(one.text, one.settled) for one in sink.read(known_of(remote)).values()] == [("- after", True)]
+
+
+@both
+def test_what_failed_there_is_not_read_as_settled(fake, make, api):
+    fake.fails = "unreadable"
+    sink = make(api=api)
+    remote = stored(sink, item("a", "- unreadable"))
+    assert [one.settled for one in sink.read(known_of(remote)).values()] == [False]
 
 
 @both

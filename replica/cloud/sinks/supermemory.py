@@ -38,7 +38,6 @@ PAGE = 100
 TRIES = 4  # to read a list that changes meanwhile
 TASK = "superrag"  # kept as it is and searched; no model draws conclusions from it
 LATE = 10 * 60_000  # milliseconds: a failure is older news, for what failed is removed after two minutes
-SOON = 3.0  # seconds until a document that is at work is looked at again
 NOTE = "queued there; searches find it when it is worked up"
 SETTLED = ("done", "unknown")  # any other status: the text may be the one of before
 T = TypeVar("T")
@@ -198,26 +197,21 @@ class Supermemory(Sink):
                     yield remote(document.id, document.content, document.metadata, document.updated)
 
     def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
-        """Raises SinkError (THROTTLE): one is at work still.
-
-        It shows the text of before, which is neither what we wrote nor somebody's edit: nothing follows from it.
-        """
+        """What is at work still shows the text of before, or none: neither what we wrote nor somebody's edit."""
         found = {}
         for one in known:
             document = self._api.get(self._name(one.namespace), one.remote_id)
             if document is not None:
-                found[one.id] = remote(one.remote_id, self._text(document), document.metadata, document.updated)
+                told = remote(one.remote_id, self._text(document), document.metadata, document.updated)
+                found[one.id] = told._replace(settled=document.status in SETTLED)
         return found
 
     def _text(self, document: "_Document") -> str:
-        if document.status not in SETTLED:
-            raise self._api.http.error(
-                Trouble.THROTTLE, f"is still at work on {document.metadata.get('document') or document.id}",
-                retry_after=SOON, hint="export again in a minute; what is left waits",
-            )  # fmt: skip
-        if not isinstance(document.content, str):
+        if isinstance(document.content, str):
+            return document.content
+        if document.status in SETTLED:
             raise self._api.http.error(Trouble.UNREACHABLE, "tells of a document without its text")
-        return document.content
+        return ""
 
     def present(self) -> set[str]:
         """With those that wait, and those that failed and are about to go: nobody has deleted them."""
