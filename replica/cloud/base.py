@@ -98,6 +98,7 @@ class Remote(NamedTuple):
 
     `item`, `hash`, `revision`, `origin`: what we wrote beside it (see `metadata`), None where it is not ours; `origin`
     is the workspace that wrote it. `updated`: by the service's clock, in milliseconds since 1970; None: not told.
+    `settled`: False while the service works on what was written last, and `text` may be the one of before.
     """
 
     remote_id: str
@@ -110,6 +111,7 @@ class Remote(NamedTuple):
     type: str | None = None
     tags: tuple[str, ...] = ()
     deleted: bool = False
+    settled: bool = True
 
 
 class Capacity(NamedTuple):

@@ -16,7 +16,7 @@ from uuid import UUID
 from replica import config
 from replica.clone import Clone
 from replica.cloud import items as read
-from replica.cloud.base import Capacity, Item, Known, Layer, Outcome, Outgoing, Sink, SinkError, Stored, Trouble
+from replica.cloud.base import Capacity, Item, Known, Layer, Outcome, Outgoing, Remote, Sink, SinkError, Stored, Trouble
 from replica.cloud.embed import Embedder
 from replica.cloud.items import WAITS, Scope, Skip, Source, preview
 from replica.cloud.kinds import SCOPES
@@ -258,6 +258,7 @@ class _Planning:
 
 
 DIFFERS = "the service has something else: settle it with `replica conflicts`, or `replica accept` and `reject`"
+AT_WORK = "the service is still at work on what was written last: it goes with the next export"
 MEANING = 1  # raised when items are made otherwise than before, so that no mark of then counts
 
 
@@ -322,6 +323,12 @@ def digest(item: Item) -> bytes:
     """Of all that a service gets of an item, save who wrote it and when: those alone are no reason to send it again."""
     what = [item.text, item.type, item.tags, item.document, item.level, item.namespace]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).digest()
+
+
+def by_us(there: Remote | None, clone: Clone) -> bool:
+    """One of our clones wrote it, and nobody has changed it since: beside it stands the hash of just these words."""
+    ours = there is not None and there.origin == clone.workspace.hex()
+    return ours and there.hash == text_hash(there.text).hex()
 
 
 def text_hash(text: str) -> bytes:
@@ -439,7 +446,11 @@ class _Run:
                     self._collect(running)
                 if self.report.ended is not None:
                     break
-                batch = self._untouched(self._open_still(batch))
+                try:
+                    batch = self._untouched(self._open_still(batch))
+                except SinkError as error:  # what is on its way is still to be heard of
+                    self._end(error)
+                    break
                 if not batch:
                     continue
                 self._note_sending(batch)
@@ -473,16 +484,23 @@ class _Run:
         for change in batch:
             row, there = change.row, found.get(change.id)
             hash = text_hash(there.text) if there is not None else None
-            if change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash)):
+            known = change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash))
+            if there is not None and not there.settled:
+                self._hold(change, AT_WORK)
+                continue
+            if known or by_us(there, self.clone):
                 kept.append(change)
                 continue
-            self.unsound.add(change.document)
-            self.plan.skips.append(Skip(change.id, change.document, preview(change.item.text), DIFFERS))
+            self._hold(change, DIFFERS)
             self.ledger.propose(self.n, Proposal(
                 self.n, change.id, "delete" if there is None else "edit", change.document,
                 change.item.text if there is None else there.text, hash, row.remote, _now(),
             ))  # fmt: skip
         return kept
+
+    def _hold(self, change: Change, why: str) -> None:
+        self.unsound.add(change.document)
+        self.plan.skips.append(Skip(change.id, change.document, preview(change.item.text), why))
 
     def _note_sending(self, batch: list[Change]) -> None:
         now = _now()
@@ -646,14 +664,17 @@ class _Run:
 
 
 def note_failed(ledger: Ledger, n: int, failed: dict[UUID, SinkError]) -> list[Row]:
-    """Have the ledger say that these were not kept. Returns the rows of those that it had as stored."""
+    """Have the ledger say that these were not kept. Returns the rows of those that it had as stored.
+
+    Nothing of them is there to be looked at before they are sent again: that they are gone is nobody's deletion.
+    """
     rows = []
     for id, error in failed.items():
         row = ledger.item(n, id)
         if row is not None and row.state == "stored":
             rows.append(row._replace(
-                state="failed", trouble=error.trouble.value, error=str(error), hint=error.hint, tries=row.tries + 1,
-                again=0, time=_now(),
+                state="failed", there=None, trouble=error.trouble.value, error=str(error), hint=error.hint,
+                tries=row.tries + 1, again=0, time=_now(),
             ))  # fmt: skip
             ledger.set_mark(n, row.document, None)
     ledger.put(n, rows)

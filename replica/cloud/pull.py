@@ -130,6 +130,9 @@ class _Pull:
             self._adopt(remote, local, there)
         elif local is None:
             self._open(row, id, remote, there)  # edited there, and gone here
+        elif export.by_us(remote, self.clone):
+            self.pulled.unchanged += 1  # another clone exported it: what it knows comes here by itself
+            self._settled(id, "edit")
         elif row is not None and bytes.fromhex(local.item.hash) == row.hash and not self._waits(local):
             self._edit(remote, local, there)
         else:

@@ -68,6 +68,10 @@ def stored(sink: Sink, *items: Item, remote: dict[UUID, str] | None = None) -> d
     return {one.id: outcome.remote_id for one, outcome in zip(items, outcomes, strict=True)}
 
 
+def known_of(remote: dict[UUID, str]) -> list[Known]:
+    return [Known(id, there) for id, there in remote.items()]
+
+
 class Contract:
     """The laws of a sink."""
 
@@ -179,6 +183,61 @@ class ReadBack:
             remote.update(stored(sink, *many[at : at + sink.batch]))
         assert sink.present() == set(remote.values())
         assert {one.item for one in sink.changes(None)} == {one.id for one in many}
+
+    # What an export asks before it writes over something:
+
+    def test_what_we_stored_is_read_by_its_ids_word_for_word(self, sink):
+        """To the last blank: what a service trims or composes anew would look like somebody's edit."""
+        items = [
+            item("a"),
+            item("b", '  ümläuts, 日本語, 🧠, "quotes" and \\ back\r\n\n\tthird line  \n'),
+            item("c", "e\u0301 beside \u00e9, \u00a0 and \u2028, \ufb01, \u200b"),
+            item("d", "<b>x</b> &amp; %20 + \x7f " + "y" * 900),
+        ]
+        remote = stored(sink, *items)
+        found = sink.read(known_of(remote))
+        assert {id: one.text for id, one in found.items()} == {one.id: one.text for one in items}
+        assert {id: one.remote_id for id, one in found.items()} == remote
+        told = {(one.item, one.hash, one.origin, one.revision, one.deleted) for one in found.values()}
+        assert told == {(one.id, one.hash, WORKSPACE, 1, False) for one in items}
+
+    def test_what_somebody_edits_there_is_read_as_edited(self, place, sink):
+        remote = stored(sink, item("a"), item("b"))
+        place.edit(remote[item("a").id], "edited over there")
+        found = sink.read(known_of(remote))
+        assert {id: one.text for id, one in found.items()} == {
+            item("a").id: "edited over there", item("b").id: item("b").text,
+        }  # fmt: skip
+
+    def test_what_is_not_there_is_not_read(self, place, sink):
+        remote = stored(sink, item("a"), item("b"))
+        place.take(remote[item("a").id])
+        never = [Known(item("never").id, str(item("never").id)), Known(item("odd").id, "no id of that service's")]
+        assert set(sink.read(known_of(remote) + never)) == {item("b").id}
+        assert sink.read(never) == {}
+
+    def test_only_what_was_asked_for_is_read(self, place, sink):
+        remote = stored(sink, *(item(str(n)) for n in range(5)))
+        place.foreign("told by somebody else")
+        asked = {item("3").id: remote[item("3").id]}
+        assert {id: one.text for id, one in sink.read(known_of(asked)).items()} == {item("3").id: item("3").text}
+        assert sink.read([]) == {}
+
+    def test_reading_takes_no_more_requests_where_more_is_there(self, place, sink):
+        if place.fake is None:
+            pytest.skip("it makes no requests")
+        asked = [*known_of(stored(sink, item("a"), item("b"))), Known(item("never").id, str(item("never").id))]
+
+        def requests() -> int:
+            before = len(place.fake.requests)
+            assert set(sink.read(asked)) == {item("a").id, item("b").id}
+            return len(place.fake.requests) - before
+
+        alone = requests()
+        others = [item(f"other {n}") for n in range(300)]
+        for at in range(0, len(others), sink.batch):
+            stored(sink, *others[at : at + sink.batch])
+        assert requests() <= alone
 
 
 class Faulty:

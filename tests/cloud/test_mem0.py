@@ -8,7 +8,7 @@ from replica.cloud.base import Known, Outgoing, Settings, SinkError, Stored, Tro
 from replica.cloud.sinks.mem0 import Mem0
 from replica.cloud.sinks.mem0_scopes import Scopes
 from replica.errors import UsageError
-from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, outgoing, stored
+from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, known_of, outgoing, stored
 from tests.cloud.fakes.mem0 import FakeMem0
 from tests.cloud.fakes.server import Fault
 
@@ -125,6 +125,26 @@ def test_another_type_moves_the_memory_to_its_scope_and_leaves_no_second(fake, s
     moved = stored(sink, item("a", type="decision", revision=2), remote=remote)
     assert len(fake.rows) == 2 and scope_of(fake, moved[item("a").id]) == {"user_id": "team-decisions"}
     assert sink.find([item("a").id]) == moved
+
+
+def test_what_another_clone_has_moved_to_another_scope_is_not_read_as_gone(fake, sink):
+    """It has a new id there, which this clone's ledger does not know."""
+    remote = stored(sink, item("a"), item("b"))
+    moved = stored(sink, item("a", type="decision", revision=2), remote=remote)
+    found = sink.read(known_of(remote))
+    assert {id: one.remote_id for id, one in found.items()} == {**remote, **moved}
+
+
+def test_what_has_another_item_s_id_is_not_read_as_ours(fake, sink):
+    remote = stored(sink, item("a"))[item("a").id]
+    assert sink.read([Known(item("b").id, remote)]) == {}
+
+
+def test_what_a_late_list_lacks_is_read_by_itself_and_is_not_gone(fake, sink):
+    remote = stored(sink, item("a"), item("b"))
+    fake.rows[remote[item("b").id]]["merged_into"] = "x"
+    fake.faults.append(Fault(200, {"count": 0, "next": None, "results": []}, path="POST /v3/memories/$"))
+    assert set(sink.read(known_of(remote))) == set(remote)
 
 
 @pytest.mark.parametrize("at", ["POST /v3/memories/add/", "DELETE /v1/memories/"])

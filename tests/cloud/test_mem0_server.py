@@ -9,7 +9,7 @@ from replica.cloud.base import Capacity, Known, Settings, SinkError, Stored, Tro
 from replica.cloud.sinks import mem0_server
 from replica.cloud.sinks.mem0_server import Mem0Server
 from replica.errors import UsageError
-from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, outgoing, stored
+from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, known_of, outgoing, stored
 from tests.cloud.fakes.mem0_server import FakeMem0Server
 from tests.cloud.fakes.server import Fault
 
@@ -100,6 +100,27 @@ def test_another_type_moves_the_memory_and_leaves_no_second(fake, sink):
     remote = stored(sink, item("a"))
     moved = stored(sink, item("a", type="decision", revision=2), remote=remote)
     assert [row["user_id"] for row in fake.rows.values()] == ["team-decisions"] and moved != remote
+
+
+def test_what_another_clone_has_moved_to_another_scope_is_not_read_as_gone(fake, sink):
+    """It has a new id there, which this clone's ledger does not know."""
+    remote = stored(sink, item("a"), item("b"))
+    moved = stored(sink, item("a", type="decision", revision=2), remote=remote)
+    found = sink.read(known_of(remote))
+    assert {id: one.remote_id for id, one in found.items()} == {**remote, **moved}
+
+
+def test_what_has_another_item_s_id_is_not_read_as_ours(fake, sink):
+    remote = stored(sink, item("a"))[item("a").id]
+    assert sink.read([Known(item("b").id, remote)]) == {}
+
+
+def test_what_is_all_there_is_read_without_a_list(fake, sink):
+    remote = stored(sink, item("a"), item("b"))
+    fill(fake, 1200, "team-agents")
+    fake.requests.clear()
+    assert set(sink.read(known_of(remote))) == set(remote)
+    assert [request.method for request in fake.requests] == ["GET", "GET"] and not fake.asked("GET /memories$")
 
 
 @pytest.mark.parametrize("at", ["POST /memories", "DELETE /memories"])

@@ -8,7 +8,7 @@ import pytest
 
 from replica.cloud.base import Known, Settings, SinkError, Stored, Trouble
 from replica.cloud.sinks.openmemory import OpenMemory
-from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, outgoing, stored
+from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, known_of, outgoing, stored
 from tests.cloud.fakes.openmemory import FakeOpenMemory
 from tests.cloud.fakes.server import Fault
 
@@ -70,6 +70,15 @@ def test_what_was_taken_away_there_does_not_come_back_by_an_update(fake, sink):
     for strange in ("no uuid", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"):
         (outcome,) = sink.store(outgoing(sink, item("a"), remote={item("a").id: strange}))
         assert outcome.trouble is Trouble.GONE
+
+
+def test_what_was_deleted_there_can_still_be_asked_for_and_is_not_read(fake, sink):
+    remote = stored(sink, item("a"), item("b"))
+    fake.take(remote[item("a").id])
+    fake.rows[remote[item("b").id]]["state"] = "archived"
+    fake.requests.clear()
+    assert set(sink.read(known_of(remote))) == {item("b").id}
+    assert [request.method for request in fake.requests] == ["GET", "GET"]  # and no backup of all there is
 
 
 def test_what_was_archived_there_stays_archived(fake, sink):

@@ -7,7 +7,7 @@ import pytest
 
 from replica.cloud.base import Known, Outgoing, Settings, SinkError, Stored, Trouble
 from replica.cloud.sinks.pinecone import Pinecone
-from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, outgoing, stored
+from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, known_of, outgoing, stored
 from tests.cloud.fakes.pinecone import FakePinecone, Namespace
 from tests.cloud.fakes.server import Fault, Reply
 
@@ -100,6 +100,28 @@ def test_an_old_version_is_not_read_back_after_a_new_one_was_stored(fake, make):
     fake.lag = 2
     stored(sink, item("a", "- after", revision=2))
     assert [(one.text, one.revision) for one in sink.changes(None)] == [("- after", 2)]
+
+
+def test_what_another_process_has_just_written_is_read_by_its_ids(fake, make):
+    remote = stored(make(), item("a", "- before"))
+    make().present()
+    fake.lag = 3
+    remote |= stored(make(), item("a", "- after", revision=2), item("b"))
+    found = make().read(known_of(remote))
+    assert {one.text for one in found.values()} == {"- after", item("b").text}
+    fake.lag = 1000
+    stored(make(), item("a", "- later", revision=3))
+    with pytest.raises(SinkError, match="does not yet show"):
+        make().read(known_of(remote))
+
+
+def test_items_of_several_scopes_are_read_each_in_its_namespace(fake, make):
+    one, other = item("a"), item("b", namespace="acme")
+    stored(make(), one, other)
+    asked = [Known(one.id, str(one.id)), Known(other.id, str(other.id), "acme"), Known(item("c").id, "c", "nowhere")]
+    fake.requests.clear()
+    assert {id: got.text for id, got in make().read(asked).items()} == {one.id: one.text, other.id: other.text}
+    assert make().read([Known(other.id, str(other.id))]) == {} and not fake.asked("list")
 
 
 def test_a_list_that_says_how_far_it_has_seen_is_believed_over_the_search(fake, make):

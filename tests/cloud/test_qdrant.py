@@ -206,6 +206,17 @@ def test_what_was_pulled_from_there_is_changed_where_it_is(either):
     assert texts_of(either) == {}
 
 
+def test_points_of_many_pages_and_with_numbers_as_ids_are_read(either):
+    many = [item(str(n)) for n in range(PAGE + 3)]
+    for at in range(0, len(many), either.batch):
+        stored(either, *many[at : at + either.batch])
+    numbered = item("pulled")
+    (outcome,) = either.store(outgoing(either, numbered, remote={numbered.id: "17"}))
+    found = either.read([Known(numbered.id, outcome.remote_id), *(Known(one.id, str(one.id)) for one in many)])
+    assert {id: one.text for id, one in found.items()} == {one.id: one.text for one in [numbered, *many]}
+    assert found[numbered.id].remote_id == "17"
+
+
 def test_all_pages_come_even_with_numbers_and_uuids_as_ids(either):
     many = [item(str(n)) for n in range(2 * PAGE + 3)]
     remote = {one.id: str(n) for n, one in enumerate(many) if n % 3 == 0}

@@ -6,7 +6,7 @@ import pytest
 
 from replica.cloud.base import Known, Settings, SinkError, Stored, Trouble
 from replica.cloud.sinks.supermemory import Supermemory, sanitised
-from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, outgoing, stored
+from tests.cloud.acceptance import WORKSPACE, Contract, Faulty, Place, ReadBack, item, known_of, outgoing, stored
 from tests.cloud.fakes.server import Fault
 from tests.cloud.fakes.supermemory import Document, FakeSupermemory
 
@@ -103,6 +103,44 @@ def test_a_text_of_before_is_not_read_back_as_an_edit(fake, make, api):
     assert list(sink.changes(None)) == [] and sink.present() == set(remote.values())
     seen = [one.text for _ in range(6) for one in sink.changes(None)]
     assert seen and set(seen) == {"- after"}
+
+
+@both
+def test_our_own_last_write_is_not_read_as_somebody_s_edit_while_it_is_at_work(fake, make, api):
+    """The text of before would be neither what the ledger knows nor what is to be written."""
+    sink = make(api=api)
+    stored(sink, item("a", "- before"), item("b"))
+    fake.slow = 3
+    remote = stored(sink, item("a", "- after", revision=2))
+    assert [one.settled for one in sink.read(known_of(remote)).values()] == [False]
+    for _ in range(4):
+        list(sink.changes(None))  # time passes
+    assert [(one.text, one.settled) for one in sink.read(known_of(remote)).values()] == [("- after", True)]
+
+
+@both
+def test_what_failed_there_is_not_read_as_settled(fake, make, api):
+    fake.fails = "unreadable"
+    sink = make(api=api)
+    remote = stored(sink, item("a", "- unreadable"))
+    assert [one.settled for one in sink.read(known_of(remote)).values()] == [False]
+
+
+@both
+def test_a_document_without_its_text_is_an_error_and_not_a_deletion(fake, make, api):
+    sink = make(api=api)
+    remote = stored(sink, item("a"))
+    told = {"id": "x", "metadata": {}, "status": "done", "system": {"status": "done"}}
+    fake.faults.append(Fault(200, told, path="GET "))
+    with pytest.raises(SinkError, match="without its text"):
+        sink.read(known_of(remote))
+
+
+def test_an_item_of_a_scope_is_read_in_its_namespace(fake, make):
+    one = item("a", namespace="acme")
+    remote = stored(make(), one)[one.id]
+    assert set(make().read([Known(one.id, remote, "acme")])) == {one.id}
+    assert make().read([Known(one.id, remote)]) == {}
 
 
 @both

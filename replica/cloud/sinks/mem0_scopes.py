@@ -357,6 +357,18 @@ class ScopedSink(Sink):
             if not record.synthesized:
                 yield record.as_remote()
 
+    def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
+        """Where another clone has moved an item to another scope, it has another id there: it is not gone."""
+        there = self._read([one.remote_id for one in known])
+        found = {
+            one.id: there[one.remote_id].as_remote()
+            for one in known
+            if self._is_of(there.get(one.remote_id), one.id)
+        }  # fmt: skip
+        if moved := [one.id for one in known if one.id not in found]:
+            found.update((UUID(copy.item), copy.as_remote()) for copy in self._mine(moved))
+        return found
+
     def present(self) -> set[str]:
         return {record.id for record in self._all(None)}
 

@@ -112,13 +112,17 @@ class OpenMemory(Sink):
 
     def _state(self, id: str) -> str | None:
         """active, paused, archived or deleted; None: unknown there. An import would set it: it has to be given back."""
+        state = self._row(id).get("state")
+        return state if isinstance(state, str) else None
+
+    def _row(self, id: str) -> dict[str, Any]:
+        """A memory, deleted ones too; empty: there is none."""
         try:
             UUID(id)
         except ValueError:
-            return None
+            return {}
         answer = self._call("GET", f"/api/v1/memories/{id}", allow=(404,))
-        state = answer.body.get("state") if answer.status < 300 and isinstance(answer.body, dict) else None
-        return state if isinstance(state, str) else None
+        return answer.body if answer.status < 300 and isinstance(answer.body, dict) else {}
 
     def _record(self, id: str, item: Item, state: str) -> dict[str, Any]:
         return {
@@ -163,6 +167,20 @@ class OpenMemory(Sink):
             ours = found.origin == self.settings.workspace
             if ours or self.settings["app"] in (None, "", apps.get(row.get("app_id"))):
                 yield found
+
+    def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
+        """One call each. Fields have other names there than in a backup."""
+        rows = {one: self._row(one.remote_id) for one in known}
+        return {
+            one.id: remote(one.remote_id, self._text(row), row.get("metadata_"), None)
+            for one, row in rows.items()
+            if row and row.get("state") != "deleted"
+        }  # fmt: skip
+
+    def _text(self, row: dict[str, Any]) -> str:
+        if not isinstance(text := row.get("text"), str):
+            raise self._http.error(Trouble.UNREACHABLE, "tells of a memory that has no text")
+        return text
 
     def _backup(self) -> dict[str, Any]:
         answer = self._call("POST", "/api/v1/backup/export", {"user_id": self.user})

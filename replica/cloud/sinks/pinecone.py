@@ -38,7 +38,7 @@ CONTROLLER = "https://api.pinecone.io"
 MAX_CALL = 2_000_000  # bytes of one upsert
 MAX_RECORDS = 1000  # of one upsert or delete
 MAX_METADATA = 40_000  # bytes beside one vector
-PAGE = 100  # ids that one list gives
+PAGE = 100  # ids that one list gives, and that one fetch asks for
 MAX_HALVINGS = 24  # of the calls of one `store` that the service refused for one of their records
 
 # Where a write stands in the log of its namespace, and how far a read has seen it; the older names after the newer.
@@ -225,13 +225,18 @@ class Pinecone(Sink):
         self._wrote(namespace, answer)
 
     def delete(self, batch: Sequence[Known]) -> list[Outcome]:
-        by_namespace: dict[str, list[str]] = {}
-        for known in batch:
-            by_namespace.setdefault(known.namespace or self.namespace, []).append(known.remote_id)
-        for namespace, ids in by_namespace.items():
+        for namespace, known in self._by_namespace(batch).items():
+            ids = list(known)
             for at in range(0, len(ids), MAX_RECORDS):
                 self._wrote(namespace, self._take(namespace, ids[at : at + MAX_RECORDS]))
         return [Stored(known.remote_id) for known in batch]
+
+    def _by_namespace(self, batch: Sequence[Known]) -> dict[str, dict[str, UUID]]:
+        """Our ids by those there, of each namespace."""
+        by_namespace: dict[str, dict[str, UUID]] = {}
+        for known in batch:
+            by_namespace.setdefault(known.namespace or self.namespace, {})[known.remote_id] = known.id
+        return by_namespace
 
     def _take(self, namespace: str, ids: list[str]) -> Answer:
         """404: there is no such namespace, and nothing to take away."""
@@ -267,13 +272,25 @@ class Pinecone(Sink):
         """All, whatever `since` is: Pinecone keeps no time, and an edit there need not change ours."""
         for namespace in self._namespaces():
             ids, mark = self._ids(namespace)
-            for at in range(0, len(ids), PAGE):
-                query = [("ids", id) for id in ids[at : at + PAGE]] + [("namespace", namespace)]
-                answer = self._read(namespace, mark, "GET", "/vectors/fetch", query=query)
-                for id, record in _dict(_dict(answer.body).get("vectors")).items():
-                    fields = _dict(_dict(record).get("metadata"))
-                    if isinstance(text := fields.get("text"), str):
-                        yield remote(id, text, fields, None)
+            yield from self._fetched(namespace, ids, mark)
+
+    def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
+        """Behind the fence: what reads do not show yet would look taken away, or edited back to the text of before."""
+        found: dict[UUID, Remote] = {}
+        for namespace, wanted in self._by_namespace(known).items():
+            fetched = self._fetched(namespace, list(wanted), self._fence(namespace))
+            found.update((wanted[one.remote_id], one) for one in fetched if one.remote_id in wanted)
+        return found
+
+    def _fetched(self, namespace: str, ids: list[str], mark: int | None) -> Iterator[Remote]:
+        """Those of these records that are there and have a text."""
+        for at in range(0, len(ids), PAGE):
+            query = [("ids", id) for id in ids[at : at + PAGE]] + [("namespace", namespace)]
+            answer = self._read(namespace, mark, "GET", "/vectors/fetch", query=query)
+            for id, record in _dict(_dict(answer.body).get("vectors")).items():
+                fields = _dict(_dict(record).get("metadata"))
+                if isinstance(text := fields.get("text"), str):
+                    yield remote(id, text, fields, None)
 
     def present(self) -> set[str]:
         return {id for namespace in self._namespaces() for id in self._ids(namespace)[0]}

@@ -93,6 +93,10 @@ class Engine(ABC):
         """The points from `after` on (None: from the first), in the order of ids."""
 
     @abstractmethod
+    def read(self, ids: Sequence[PointId]) -> list[Found]:
+        """Those of these points that are there, in any order."""
+
+    @abstractmethod
     def count(self, any_of: AnyOf) -> int: ...
 
     @abstractmethod
@@ -168,8 +172,15 @@ class Qdrant(Sink):
         another clone exports late has an early time. A point is about 1 kB, read in pages; the caller compares hashes.
         """
         for found in self._all(payload=True):
-            if text := _text(found.payload):
-                yield remote(str(found.id), text, found.payload, None)
+            if (told := _remote(found)) is not None:
+                yield told
+
+    def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
+        wanted = {point_id(one.remote_id, one.id): one.id for one in known}
+        ids = list(wanted)
+        pages = (self._engine.read(ids[at : at + PAGE]) for at in range(0, len(ids), PAGE))
+        told = {wanted[found.id]: _remote(found) for page in pages for found in page if found.id in wanted}
+        return {id: one for id, one in told.items() if one is not None}
 
     def present(self) -> set[str]:
         return {str(found.id) for found in self._all(payload=False)}
@@ -265,6 +276,12 @@ def _unfit(out: Outgoing, size: int) -> SinkError | None:
     else:
         return None
     return SinkError(Trouble.BAD_ITEM, f"{out.item.id} {why}", hint="check the sink's `embedder`, then try again")
+
+
+def _remote(found: Found) -> Remote | None:
+    """None: it is no memory, for it has no text."""
+    text = _text(found.payload)
+    return remote(str(found.id), text, found.payload, None) if text else None
 
 
 def _text(payload: Mapping[str, Any]) -> str:

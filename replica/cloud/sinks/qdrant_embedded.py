@@ -88,6 +88,12 @@ class Embedded(Engine):
             )
         return [Found(_plain(point.id), point.payload or {}) for point in points], _plain(following)
 
+    def read(self, ids: Sequence[PointId]) -> list[Found]:
+        shard = self._opened()
+        with self._translated():
+            points = shard.retrieve(list(ids), True, False)
+        return [Found(_plain(point.id), point.payload or {}) for point in points]
+
     def count(self, any_of: AnyOf) -> int:
         q = _library()
         shard = self._opened()

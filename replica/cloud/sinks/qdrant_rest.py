@@ -114,6 +114,10 @@ class Rest(Engine):
             raise self._http.error(Trouble.UNREACHABLE, "gives a page without points")
         return _points(result["points"]), result.get("next_page_offset")
 
+    def read(self, ids: Sequence[PointId]) -> list[Found]:
+        body = {"ids": list(ids), "with_payload": True, "with_vector": False}
+        return _points(self._call("POST", "/points", body))
+
     def count(self, any_of: AnyOf) -> int:
         result = self._call("POST", "/points/count", {"exact": True, **_filter(any_of)})
         return int(result["count"]) if isinstance(result, dict) and isinstance(result.get("count"), int) else 0

@@ -39,6 +39,7 @@ TRIES = 4  # to read a list that changes meanwhile
 TASK = "superrag"  # kept as it is and searched; no model draws conclusions from it
 LATE = 10 * 60_000  # milliseconds: a failure is older news, for what failed is removed after two minutes
 NOTE = "queued there; searches find it when it is worked up"
+SETTLED = ("done", "unknown")  # any other status: the text may be the one of before
 T = TypeVar("T")
 STOPS = (Trouble.AUTH, Trouble.QUOTA, Trouble.THROTTLE, Trouble.UNREACHABLE)  # the next item would fare no better
 
@@ -192,8 +193,25 @@ class Supermemory(Sink):
             for document in self._documents(name, content=True, newest_first=since is not None):
                 if since is not None and document.updated is not None and document.updated < since:
                     break
-                if document.status in ("done", "unknown") and isinstance(document.content, str):
+                if document.status in SETTLED and isinstance(document.content, str):
                     yield remote(document.id, document.content, document.metadata, document.updated)
+
+    def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
+        """What is at work still shows the text of before, or none: neither what we wrote nor somebody's edit."""
+        found = {}
+        for one in known:
+            document = self._api.get(self._name(one.namespace), one.remote_id)
+            if document is not None:
+                told = remote(one.remote_id, self._text(document), document.metadata, document.updated)
+                found[one.id] = told._replace(settled=document.status in SETTLED)
+        return found
+
+    def _text(self, document: "_Document") -> str:
+        if isinstance(document.content, str):
+            return document.content
+        if document.status in SETTLED:
+            raise self._api.http.error(Trouble.UNREACHABLE, "tells of a document without its text")
+        return ""
 
     def present(self) -> set[str]:
         """With those that wait, and those that failed and are about to go: nobody has deleted them."""
@@ -289,6 +307,10 @@ class _V5(_Api):
     def change(self, name: str, id: str, fields: dict) -> Answer:
         return self.call("PATCH", f"/ns/{name}/document/{quote(id, safe='')}", fields, allow=(404,))
 
+    def get(self, name: str, id: str) -> "_Document | None":
+        answer = self.call("GET", f"/ns/{name}/document/{quote(id, safe='')}", allow=(404,))
+        return None if answer.status == 404 else _Document(id, body := _dict(answer.body), _dict(body.get("system")))
+
     def find(self, name: str, id: UUID) -> str | None:
         """Nothing to look for: a path takes our id as well as its own."""
         return None
@@ -299,7 +321,7 @@ class _V5(_Api):
         if answer.status == 404 or not errors:
             return
         # Why is told in words alone: so it is asked whether there is anything left.
-        if self.call("GET", f"/ns/{name}/document/{quote(id, safe='')}", allow=(404,)).status != 404:
+        if self.get(name, id) is not None:
             raise self.http.error(Trouble.UNREACHABLE, f"has not deleted a document: {_dict(errors[0]).get('error')}")
 
     def page(
@@ -336,6 +358,10 @@ class _V3(_Api):
 
     def change(self, name: str, id: str, fields: dict) -> Answer:
         return self.call("PATCH", f"/v3/documents/{quote(id, safe='')}", {"containerTag": name, **fields}, allow=(404,))
+
+    def get(self, name: str, id: str) -> "_Document | None":
+        answer = self.call("GET", f"/v3/documents/{quote(id, safe='')}", allow=(404,))
+        return None if answer.status == 404 else _Document(id, body := _dict(answer.body), body)
 
     def find(self, name: str, id: UUID) -> str | None:
         """By what we wrote beside it: that a path takes our id is not documented for each call."""

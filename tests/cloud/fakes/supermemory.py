@@ -1,7 +1,7 @@
 """Supermemory, of both generations of its API, as far as the adapter and the official clients use it.
 
-Posting an id that is there appends. What is written is worked up `slow` reads of its list later; until then a list
-has the text of before. Proven against the clients `supermemory` 5 and 3 (tests/cloud/oracle/test_supermemory.py).
+Posting an id that is there appends. What is written is worked up `slow` reads later; until then each has the text of
+before. Proven against the clients `supermemory` 5 and 3 (tests/cloud/oracle/test_supermemory.py).
 """
 
 import re
@@ -35,7 +35,7 @@ class FakeSupermemory(Fake):
     def __init__(self):
         super().__init__()
         self.documents: dict[str, Document] = {}
-        self.slow = 0  # reads of a list until a document is worked up
+        self.slow = 0  # reads until a document is worked up
         self.fails: str | None = None  # what holds this text cannot be worked up
         self.own_ids = False  # v5: answers have the service's own ids, paths take both
         self.custom_ids_in_paths = False  # v3
@@ -67,6 +67,7 @@ class FakeSupermemory(Fake):
             case "POST", [namespace, "document"]:
                 return self._add(namespace, body, "id", self._ref5)
             case "GET", [namespace, "document", id]:
+                self._work()
                 return self._told5(self._of(namespace, id), True)
             case "PATCH", [namespace, "document", id]:
                 return self._change(self._of(namespace, id), body, self._ref5)
@@ -138,6 +139,7 @@ class FakeSupermemory(Fake):
                 told = [self._told3(one, body.get("includeContent", False)) for one in page]
                 return {"memories": told, "pagination": pagination}
             case "GET", [id]:
+                self._work()
                 one = self._of3(id, True)
                 return {**self._told3(one, True), "latestRevision": 1, "raw": None, "taskType": "superrag",
                         "dreamingStatus": "done"}  # fmt: skip
@@ -206,7 +208,7 @@ class FakeSupermemory(Fake):
         one.status, one.waits, one.updated = "queued", self.slow, self.now()
 
     def _work(self) -> None:
-        """What happens to documents over time; here with each read of a list."""
+        """What happens to documents over time; here with each read."""
         for one in self.documents.values():
             if one.status not in ("done", "failed"):
                 if one.waits > 0:

@@ -120,6 +120,18 @@ def test_an_addition_answers_with_its_id_and_is_kept_word_for_word(mem0):
     assert got["metadata"] == {"replica_id": "x", "rev": 3}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['  ümläuts, "quotes" and \\ back\r\n\n\tthird line  \n', "e\u0301 beside \u00e9, \u00a0 and \u2028, \u200b"],
+)
+def test_a_text_is_told_by_its_id_to_the_last_blank(mem0, text):
+    """After an addition and after an update: what differed would look like somebody's edit."""
+    (made,) = mem0.add(text, user_id="team")
+    assert mem0.get(made["id"])["memory"] == text
+    mem0.update(made["id"], text=text[::-1])
+    assert mem0.get(made["id"])["memory"] == text[::-1]
+
+
 def test_nothing_is_deduplicated(mem0):
     assert len({mem0.add("the same", user_id="team")[0]["id"] for _ in range(3)}) == 3
     assert len(mem0.list(user_id="team")) == 3
