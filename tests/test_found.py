@@ -23,6 +23,7 @@ from tests.helpers import (
     assert_same,
     batches,
     certificate,
+    conflict_ids,
     entry,
     history,
     read,
@@ -32,6 +33,7 @@ from tests.helpers import (
     sync,
     talk,
 )
+from tests.test_compact import AT_ONCE, acknowledged
 from tests.test_rejoin import Backups, texts
 from transport.node import Node, Options
 from transport.session import Blamed, State
@@ -851,3 +853,38 @@ def test_who_goes_on_from_another_change_than_ours_is_split_and_no_liar():
         second = history(three)[-1:]
         with pytest.raises(Fork, match="three wrote two different changes"):
             two.ingest(second)
+
+
+def _reworded(clone: Clone, policy: str, word: str) -> None:
+    if policy == "text":
+        clone.edit_text("n.md", new=f"a\n{word}\nc\n")
+    else:
+        old = next(one for one in clone.entries("n.md") if one.text == "- b")
+        clone.edit_entries("n.md", policy, [(1, entry(f"- {word}", after=old.place, kills=old.dots))])
+
+
+@pytest.mark.parametrize("policy", ["text", "union"])
+def test_what_a_restored_clone_wrote_beside_a_folded_change_is_weighed_against_it(policy):
+    """It had acknowledged that change, and was folded on its word; a backup from before that knows nothing of it."""
+    with Backups("one", "two", "three") as network:
+        one, two, three = (network[name] for name in ("one", "two", "three"))
+        for clone in network.clones.values():
+            clone.set_config(AT_ONCE)
+        if policy == "text":
+            one.edit_text("n.md", new="a\nb\nc\n")
+        else:
+            add(one, "n.md", "- a", "- b", "- c")
+        network.sync_all()
+        network.back_up("one")
+        _reworded(three, policy, "of three")
+        network.sync_all()
+        acknowledged(network)
+        assert compact.compact(two).folded
+        one = network.bring_back("one")
+        _reworded(one, policy, "of one")
+        network.sync("one", "three")  # who has not folded
+        assert conflict_ids(three)
+        assert conflict_ids(one) == conflict_ids(three)
+        network.meet_all()
+        assert_same(*network.clones.values())
+        assert conflict_ids(two) == conflict_ids(three) != []
