@@ -337,6 +337,7 @@ def _fold(clone: Clone, cut: Cut, prepared: list[_Folded]) -> int:
     store, log = clone.store, clone.log
     store.set_meta("last_row", log.last_row())
     store.set_meta("folds", store.meta("folds", 0) + 1)
+    log.set_weighed({})  # this was said of another floor
     for n, seq in cut.items():
         head = store.value("SELECT hash FROM changes WHERE author=? AND seq=?", (n, seq))
         if head is not None:

@@ -880,7 +880,7 @@ def test_what_a_restored_clone_wrote_beside_a_folded_change_is_weighed_against_i
         network.sync_all()
         acknowledged(network)
         assert compact.compact(two).folded
-        one = network.bring_back("one")
+        one, was = network.bring_back("one"), two.identity.id
         _reworded(one, policy, "of one")
         network.sync("one", "three")  # who has not folded
         assert conflict_ids(three)
@@ -888,3 +888,4 @@ def test_what_a_restored_clone_wrote_beside_a_folded_change_is_weighed_against_i
         network.meet_all()
         assert_same(*network.clones.values())
         assert conflict_ids(two) == conflict_ids(three) != []
+        assert two.identity.id == was  # of its own there was nothing to write again
