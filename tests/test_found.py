@@ -889,3 +889,52 @@ def test_what_a_restored_clone_wrote_beside_a_folded_change_is_weighed_against_i
         assert_same(*network.clones.values())
         assert conflict_ids(two) == conflict_ids(three) != []
         assert two.identity.id == was  # of its own there was nothing to write again
+
+
+def test_what_was_weighed_when_it_was_folded_makes_no_newcomer_begin_anew():
+    """A change that is held while one beside it is folded goes with what is left: also where a bundle came first."""
+    with Network("one", "two", "three") as network:
+        one, two, three = network.clones.values()
+        two.set_config(AT_ONCE)
+        add(two, "n.md", "- a", "- b", "- c")
+        network.sync_all()
+        _reworded(one, "union", "of one")
+        _reworded(three, "union", "of three")
+        network.sync("two", "three")
+        acknowledged(network, "two", "three")
+        network.sync("one", "two")
+        acknowledged(network, "one", "two")
+        assert compact.compact(two).folded
+        floor, held = two.log.floor(), two.vector()
+        assert floor[three.identity.id] == held[three.identity.id] and floor[one.identity.id] < held[one.identity.id]
+        network.add("four", by="two")
+        network.sync("two", "four")
+        four = network["four"]
+        assert four.log.floor() and rejoin.begun(four.store) == 0
+        assert conflict_ids(four) == conflict_ids(two) != []
+
+
+def test_two_that_have_both_folded_too_soon_come_in_step():
+    """Each holds what was written beside that which the other alone has folded."""
+    with Backups("one", "two", "three", "four") as network:
+        one, two, three, four = network.clones.values()
+        one.set_config(AT_ONCE)
+        network.sync_all()
+        for source, other in ((two, "four"), (three, "one")):
+            add(source, "n.md", f"- of {source.name}")
+            network.sync(source.name, other)
+            network.back_up(other)
+        network.sync_all()
+        acknowledged(network)
+        for source, other in ((two, three), (three, two)):
+            cut = {source.log.author(id).n: seq for id, seq in source.vector().items() if id != other.identity.id}
+            with mock.patch.object(compact, "_old_enough", lambda log, now, days, cut=cut: {
+                author.n: cut.get(author.n, 0) for author in log.authors()
+            }):  # fmt: skip
+                assert compact.compact(source).folded
+        for name, source in (("four", "two"), ("one", "three")):
+            add(network.bring_back(name), "n.md", f"- of {name}")
+            network.sync(name, source)
+        network.meet_all()
+        assert_same(*network.clones.values())
+        assert texts(two, "n.md") == {"- of one", "- of two", "- of three", "- of four"}
