@@ -5,6 +5,7 @@ is in it when it is older than the history window and every member that is not l
 own word (the vectors peers acknowledge) or by what its changes had seen. Whatever comes later from such a member was
 written by somebody who had seen the cut. So no later change is concurrent with a folded one, and each clone may fold
 by itself, when it likes, without asking: the documents, their order and their digests stay what they are.
+Only a backup that is put back breaks that: replica/log.py sees it (FoldedTooSoon).
 
 A clone that was away for longer, and one that joins, is handed the baselines (replica/bundle.py).
 
