@@ -271,8 +271,10 @@ class Clone:
         with self.transaction():
             return self.log.ingest(batch)
 
-    def take_bundle(self, bundle: "Bundle") -> None:
+    def take_bundle(self, bundle: "Bundle", held: Vector | None = None) -> None:
         """Begin from what another member has folded. Only for a clone that holds nothing yet.
+
+        `held`: what that member holds besides.
 
         Raises InvalidChange: the bundle cannot be used, and nothing of it was kept.
         """
@@ -281,6 +283,7 @@ class Clone:
         with self.transaction():
             assert not self.log.vector(), "a bundle is for a clone that holds nothing"
             bundles.load(self.store, self.log, self.materialiser, bundle)
+            self.log.set_weighed(held or {})
         self.forget_config()
 
     def forget_config(self) -> None:

@@ -5,6 +5,7 @@ is in it when it is older than the history window and every member that is not l
 own word (the vectors peers acknowledge) or by what its changes had seen. Whatever comes later from such a member was
 written by somebody who had seen the cut. So no later change is concurrent with a folded one, and each clone may fold
 by itself, when it likes, without asking: the documents, their order and their digests stay what they are.
+Only a backup that is put back breaks that: replica/log.py sees it (FoldedTooSoon).
 
 A clone that was away for longer, and one that joins, is handed the baselines (replica/bundle.py).
 
@@ -337,6 +338,7 @@ def _fold(clone: Clone, cut: Cut, prepared: list[_Folded]) -> int:
     store, log = clone.store, clone.log
     store.set_meta("last_row", log.last_row())
     store.set_meta("folds", store.meta("folds", 0) + 1)
+    log.set_weighed({})  # this was said of another floor
     for n, seq in cut.items():
         head = store.value("SELECT hash FROM changes WHERE author=? AND seq=?", (n, seq))
         if head is not None:

@@ -116,6 +116,10 @@ class MissingDependency(PeerError):
     """A change came before one that it builds on."""
 
 
+class FoldedTooSoon(MissingDependency):
+    """A change whose author had not seen what is folded here, and that has to be weighed against it."""
+
+
 class CorruptUpdate(InvalidChange):
     """A text update that does not pass the structural check; the document is unchanged."""
 

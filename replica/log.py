@@ -12,9 +12,19 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import msgpack
+
 from replica import changes, clock
 from replica.changes import Change, Kind, Signed
-from replica.errors import DamagedRecord, Fork, InvalidChange, MissingDependency, PeerError, StoreError
+from replica.errors import (
+    DamagedRecord,
+    FoldedTooSoon,
+    Fork,
+    InvalidChange,
+    MissingDependency,
+    PeerError,
+    StoreError,
+)
 from replica.keys import Identity, clone_id, verify
 from replica.store import Store
 
@@ -67,6 +77,8 @@ class Log:
         self._authors: dict[bytes, Author] = {}
         self._by_n: dict[int, Author] = {}
         self._seen_version: int | None = None
+        self._weighed: Vector | None = None
+        self._saw_floor: set[int] = set()  # rows of authors who have seen all that is folded here
 
     # --- authors
 
@@ -83,6 +95,8 @@ class Log:
         )
         self._authors = {row[1]: Author(*row[:4], bool(row[4]), *row[5:7], bool(row[7]), row[8]) for row in rows}
         self._by_n = {author.n: author for author in self._authors.values()}
+        self._weighed = None
+        self._saw_floor.clear()
 
     def author(self, id: bytes) -> Author | None:
         return self._authors.get(id)
@@ -159,6 +173,11 @@ class Log:
     def floor(self) -> Vector:
         """Up to which change of each author this store has folded its log: a peer below it needs the baselines."""
         return {a.id: a.floor for a in self._authors.values() if a.floor and not a.private}
+
+    def set_weighed(self, vector: Vector) -> None:
+        """Of what the giver of our baselines held then, it has folded nothing but what goes with the rest."""
+        self.store.set_meta("weighed", msgpack.packb(vector))
+        self._weighed = None
 
     def floors(self) -> dict[int, int]:
         """The same by the authors' rows, of all chains, as it is stored now."""
@@ -259,7 +278,30 @@ class Log:
                 raise MissingDependency(f"change {name} builds on changes that are not held")
         if is_last and not (signature and verify(author.key, signature, change.hash)):
             raise InvalidChange(f"change {name} is not signed by its author")
+        if not self._goes_with_floor(author, change):
+            raise FoldedTooSoon(f"change {name} was written by somebody who had not seen what is folded here")
         return self._store(author, change, signature if is_last else None)
+
+    def _goes_with_floor(self, author: Author, change: Change) -> bool:
+        """Whether the author had seen all that is folded here, or whoever folded it held this change then.
+
+        Everybody had acknowledged what is folded. But who puts back a backup forgets that, and what it writes then is
+        concurrent with changes whose traces may be gone: dead entries, regions, what entries went back to.
+        """
+        if author.n in self._saw_floor:
+            return True
+        news = dict(change.deps)
+        if all(
+            news.get(id, 0) >= seq or self.past(author.n, change.seq, self._authors[id].n) >= seq
+            for id, seq in self.floor().items()
+            if id != author.id
+        ):
+            self._saw_floor.add(author.n)
+            return True
+        if self._weighed is None:
+            packed = self.store.meta("weighed")
+            self._weighed = msgpack.unpackb(packed, strict_map_key=False) if packed else {}
+        return change.seq <= self._weighed.get(author.id, 0)
 
     def _newcomer(self, change: Change) -> Author:
         """The author of a first change that introduces itself: a workspace's founder, or a successor."""

@@ -2,8 +2,10 @@
 
 A clone whose store was rolled back (a restored backup, a disk image) may have written a second change under a number
 that others know another one by; a clone that was away for very long may lack what others have folded away. Neither can
-go on from what it holds. It keeps its store aside, takes what a peer holds, takes in again what of its own still fits
-on that, and writes the rest of its own once more, as edits, under a new identity that the old one vouches for.
+go on from what it holds. Nor can one that has folded what a restored clone had forgotten and then wrote beside
+(FoldedTooSoon). It keeps its store aside, takes what a peer holds, takes in again what of its own still fits
+on that, and writes the rest of its own once more, as edits, under a new identity that the old one vouches for. Where
+it had only folded too soon and nothing is left to write, it remains who it is.
 
     begin    one transaction: the store is set aside, emptied of what is shared, and begun from the peer's bundle
     …        the peer's log comes by the session, as for a newcomer; files rest meanwhile
@@ -41,7 +43,7 @@ ASIDE = "before"  # the folder of stores that were set aside, in `.replica`
 
 
 class Rejoining(NamedTuple):
-    """`why`: "restored", "fork" or "away"; `aside`: the old store's file; `target`: what must be held to finish.
+    """`why`: "restored", "fork", "away" or "folded"; `aside`: the old store; `target`: what must be held to finish.
 
     `since`: when it was begun last, milliseconds since 1970.
     """
@@ -118,6 +120,7 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
             faults.judge_anew(clone)
             if bundle.floor:
                 bundles.load(store, clone.log, clone.materialiser, bundle)
+            clone.log.set_weighed(target)
         except BaseException:
             if not known:  # a peer whose bundles are refused must not fill the disk with copies
                 (clone.root / FOLDER / ASIDE / aside).unlink()
@@ -195,7 +198,8 @@ def finish(clone: "Clone", certify: "Certify") -> int:
                 if stored.author.id in ours and _is_void(stored, left)
                 and (stored.author.id in mine or stored.change.kind in (Kind.ENTRIES, *TEXT_KINDS))
             ]  # fmt: skip
-            clone.identity = _succeed(clone, state.why, certify)
+            if own or not _is_whole(clone, old, state.why):
+                clone.identity = _succeed(clone, state.why, certify)
             _put_back_deps(clone, old)
             again = _Again(clone, old, left, ours)
             again.write(own)
@@ -247,6 +251,15 @@ def _split(clone: "Clone", old: "_Old", limits: Limits) -> set[bytes]:
 
 def _is_void(stored: Stored, limits: Limits) -> bool:
     return not stored.author.private and stored.change.seq > limits.get(stored.author.id, 0)
+
+
+def _is_whole(clone: "Clone", old: "_Old", why: str) -> bool:
+    """Whether our own chain is what it was: who has only taken back what it had folded remains who it is."""
+    was, now = old.log.author(clone.identity.id), clone.log.author(clone.identity.id)
+    return (
+        why == "folded" and was is not None and now is not None and not now.removed
+        and (was.seq, was.head) == (now.seq, now.head)
+    )  # fmt: skip
 
 
 def _carry(clone: "Clone", old: _Old) -> Limits:

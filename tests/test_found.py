@@ -23,6 +23,7 @@ from tests.helpers import (
     assert_same,
     batches,
     certificate,
+    conflict_ids,
     entry,
     history,
     read,
@@ -32,6 +33,7 @@ from tests.helpers import (
     sync,
     talk,
 )
+from tests.test_compact import AT_ONCE, acknowledged
 from tests.test_rejoin import Backups, texts
 from transport.node import Node, Options
 from transport.session import Blamed, State
@@ -862,3 +864,96 @@ def test_half_of_the_making_of_an_empty_document_by_a_member_that_is_removed_sho
         alice.remove("bob")
         network.run("alice")
         assert alice.text("SESSION_LOG.md") == read(alice, "SESSION_LOG.md") == ""
+
+
+def _reworded(clone: Clone, policy: str, word: str) -> None:
+    if policy == "text":
+        clone.edit_text("n.md", new=f"a\n{word}\nc\n")
+    else:
+        old = next(one for one in clone.entries("n.md") if one.text == "- b")
+        clone.edit_entries("n.md", policy, [(1, entry(f"- {word}", after=old.place, kills=old.dots))])
+
+
+@pytest.mark.parametrize("policy", ["text", "union"])
+def test_what_a_restored_clone_wrote_beside_a_folded_change_is_weighed_against_it(policy):
+    """It had acknowledged that change, and was folded on its word; a backup from before that knows nothing of it."""
+    with Backups("one", "two", "three") as network:
+        one, two, three = (network[name] for name in ("one", "two", "three"))
+        for clone in network.clones.values():
+            clone.set_config(AT_ONCE)
+        if policy == "text":
+            one.edit_text("n.md", new="a\nb\nc\n")
+        else:
+            add(one, "n.md", "- a", "- b", "- c")
+        network.sync_all()
+        network.back_up("one")
+        _reworded(three, policy, "of three")
+        network.sync_all()
+        acknowledged(network)
+        assert compact.compact(two).folded
+        one, was = network.bring_back("one"), two.identity.id
+        _reworded(one, policy, "of one")
+        network.sync("one", "three")  # who has not folded
+        assert conflict_ids(three)
+        assert conflict_ids(one) == conflict_ids(three)
+        network.meet_all()
+        assert_same(*network.clones.values())
+        assert conflict_ids(two) == conflict_ids(three) != []
+        assert two.identity.id == was  # of its own there was nothing to write again
+
+
+def test_what_was_weighed_when_it_was_folded_makes_no_newcomer_begin_anew():
+    """A change that is held while one beside it is folded goes with what is left: also where a bundle came first."""
+    with Network("one", "two", "three") as network:
+        one, two, three = network.clones.values()
+        two.set_config(AT_ONCE)
+        add(two, "n.md", "- a", "- b", "- c")
+        network.sync_all()
+        _reworded(one, "union", "of one")
+        _reworded(three, "union", "of three")
+        network.sync("two", "three")
+        acknowledged(network, "two", "three")
+        network.sync("one", "two")
+        acknowledged(network, "one", "two")
+        assert compact.compact(two).folded
+        floor, held = two.log.floor(), two.vector()
+        assert floor[three.identity.id] == held[three.identity.id] and floor[one.identity.id] < held[one.identity.id]
+        network.add("four", by="two")
+        network.sync("two", "four")
+        four = network["four"]
+        assert four.log.floor() and rejoin.begun(four.store) == 0
+        assert conflict_ids(four) == conflict_ids(two) != []
+
+
+def test_two_that_have_both_folded_too_soon_come_in_step():
+    """Each holds what was written beside that which the other alone has folded."""
+    with Backups("one", "two", "three", "four") as network:
+        one, two, three, _ = network.clones.values()
+        one.set_config(AT_ONCE)
+        add(one, "n.md", "- a", "- b", "- c")
+        network.sync_all()
+        for source, other in ((two, "four"), (three, "one")):
+            _reworded(source, "union", f"of {source.name}")
+            network.sync(source.name, other)
+            network.back_up(other)
+        network.sync_all()
+        acknowledged(network)
+        for source, other in ((two, three), (three, two)):
+            cut = {source.log.author(id).n: seq for id, seq in source.vector().items() if id != other.identity.id}
+            with mock.patch.object(compact, "_old_enough", lambda log, now, days, cut=cut: {
+                author.n: cut.get(author.n, 0) for author in log.authors()
+            }):  # fmt: skip
+                assert compact.compact(source).folded
+        for name, source in (("four", "two"), ("one", "three")):
+            add(network.bring_back(name), "n.md", f"- of {name}")
+            network.sync(name, source)
+        link = Link(two, three)
+        link.run()
+        for side, source in enumerate((two, three)):  # neither still waits to begin anew
+            add(source, "n.md", f"- {source.name} goes on")
+            link.send(side, link.sessions[side].changed())
+            link.run()
+        assert link.in_step and two.vector() == three.vector()
+        network.meet_all()
+        assert_same(*network.clones.values())
+        assert {f"- of {name}" for name in network.clones} <= texts(two, "n.md")

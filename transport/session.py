@@ -19,6 +19,7 @@ from replica.changes import Signed
 from replica.clone import Clone
 from replica.errors import (
     DamagedRecord,
+    FoldedTooSoon,
     Fork,
     IncompatiblePeer,
     InvalidChange,
@@ -201,6 +202,7 @@ class Session:
         self._unheard = 0  # pieces it has not acknowledged: until then, what it sends is not what it will go on from
         self._why = ""  # we are giving it one
         self._asked = False  # we wait for a bundle
+        self._folded = False  # since we have folded what it still weighs
         self._taken: list[bytes] = []  # the pieces that have come so far
         self._sieve = sieve.Sieve(clone, peer, self._blame)
         self._digests = self._parts = 0  # that the peer has said of our vector as it is
@@ -389,6 +391,7 @@ class Session:
             return self._send_missing()
         if self._unheard:  # both think that the other must begin anew
             if (self._why == "ended", self._ranks[0]) > (message.why == "ended", self._ranks[1]):
+                self._asked = False  # it gives way, and begins anew from what we hold
                 return []
             self._giving, self._unheard = [], 0
         if message.why == "join" and self._clone.log.vector():  # others were met at the same time, and were quicker
@@ -405,9 +408,9 @@ class Session:
     def _take_bundle(self, taken: bundle.Bundle, why: str) -> None:
         if not self._clone.log.vector():
             if taken.floor:
-                self._clone.take_bundle(taken)
+                self._clone.take_bundle(taken, dict(self.peer_vector))
         else:
-            rejoin.begin(self._clone, taken, why, dict(self.peer_vector))
+            rejoin.begin(self._clone, taken, "folded" if self._folded else why, dict(self.peer_vector))
             self._begun = rejoin.begun(self._clone.store)
             self._sieve = sieve.Sieve(self._clone, self._peer, self._blame)
         self._asked = self.in_step = False
@@ -422,6 +425,11 @@ class Session:
             return []
         try:
             sifted = self._sieve.take(message.batch)
+        except FoldedTooSoon:  # the peer holds what it has to be weighed against, or has weighed it
+            if self._folded:  # it has folded since its hello: the next conversation says what it holds now
+                return self._end("")
+            self._asked = self._folded = True
+            return [Restart()]
         except MissingDependency:
             if self._introduces(message):  # one of us has begun anew: the next conversation starts from what is
                 return self._end("")
