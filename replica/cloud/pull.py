@@ -25,6 +25,7 @@ from replica.errors import ReplicaError, UsageError
 OVERLAP = 5 * 60_000  # milliseconds: services' clocks and indexes lag
 SWEPT_ALWAYS = 10_000  # up to so many items each pull looks for what was taken away; of more, one a day does
 DAY = 24 * 60 * 60_000
+TOGETHER = 500  # edits of a document in one change
 LONGEST = 100_000  # characters of a memory that is taken in
 
 
@@ -81,6 +82,9 @@ class _Pull:
         self.fresh: dict[UUID, Row] = {}
         self.stale: set[str] = set()
         self.written: list[tuple[str, UUID, Remote, bytes]] = []
+        self.edits: dict[str, list[tuple[Remote, Local, bytes]]] = {}
+        self.editing: set[UUID] = set()
+        self.doubtful: dict[str, bool] = {}
 
     def _note_here(self, local: Local) -> None:
         item, prefix = local.item, export.pulled_tag(self.sink.type, "")
@@ -108,7 +112,9 @@ class _Pull:
         return self.pulled
 
     def _flush(self) -> None:
-        """Have the ledger know what was done."""
+        """Make the edits, and have the ledger know what was done."""
+        for path in list(self.edits):
+            self._make_edits(path)
         items: dict[str, dict[UUID, Item]] = {}
         for path, id, remote, there in self.written:
             if path not in items:
@@ -216,7 +222,10 @@ class _Pull:
 
     def _waits(self, local: Local) -> bool:
         """Whether the document has a conflict of its own: a foreign edit would settle it by the way."""
-        return bool(self.clone.documents.conflicts(local.source.document))
+        document = local.source.document
+        if document.path not in self.doubtful:
+            self.doubtful[document.path] = bool(self.clone.documents.conflicts(document))
+        return self.doubtful[document.path]
 
     def _leave(self, remote: Remote, why: str) -> None:
         """It is not taken in now; the next pull asks for it again."""
@@ -288,17 +297,27 @@ class _Pull:
         self.pulled.added.append((self.into, preview(remote.text)))
 
     def _edit(self, remote: Remote, local: Local, there: bytes) -> None:
-        """It changed there alone: the same edit here, and both are one again."""
-        try:
-            done = write(self.clone, local, remote.text)
-        except ReplicaError as error:
-            self._leave(remote, str(error))
-            return
-        if not done:
+        """It changed there alone: the same edit here, and both are one again. Those of a document are made together."""
+        if local.item.id in self.editing:
             self._open(self.rows.get(local.item.id), local.item.id, remote, there)
             return
-        self.written.append((local.item.document, local.item.id, remote, there))
-        self.pulled.edited.append((local.item.document, preview(remote.text)))
+        self.editing.add(local.item.id)
+        self.edits.setdefault(local.item.document, []).append((remote, local, there))
+
+    def _make_edits(self, path: str) -> None:
+        edits = self.edits.pop(path)
+        for at in range(0, len(edits), TOGETHER):
+            part = edits[at : at + TOGETHER]
+            made = write_all(self.clone, [(local, remote.text) for remote, local, _ in part])
+            for remote, local, there in part:
+                done = made[local.item.id]
+                if isinstance(done, ReplicaError):
+                    self._leave(remote, str(done))
+                elif not done:
+                    self._open(self.rows.get(local.item.id), local.item.id, remote, there)
+                else:
+                    self.written.append((path, local.item.id, remote, there))
+                    self.pulled.edited.append((path, preview(remote.text)))
 
     # --- what is gone there
 
@@ -358,30 +377,70 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
 
 def write(clone: Clone, local: Local, text: str) -> bool:
     """Put other words in the place of an item, as an edit of ours. False: it is not there as it was read."""
-    document = local.source.document
-    if document.policy in ("text", "latest"):
-        return _write_section(clone, local, text)
+    done = write_all(clone, [(local, text)])[local.item.id]
+    if isinstance(done, ReplicaError):
+        raise done
+    return done
+
+
+def write_all(clone: Clone, edits: list[tuple[Local, str]]) -> dict[UUID, bool | ReplicaError]:
+    """As `write`, for items of one document."""
+    made: dict[UUID, bool | ReplicaError] = {}
+    if edits[0][0].source.document.policy not in ("text", "latest"):
+        try:
+            return _write_entries(clone, edits)
+        except ReplicaError as error:
+            if len(edits) == 1:
+                return {edits[0][0].item.id: error}
+        half = len(edits) // 2
+        return write_all(clone, edits[:half]) | write_all(clone, edits[half:])
+    for local, text in edits:
+        try:
+            made[local.item.id] = _write_section(clone, local, text)
+        except ReplicaError as error:
+            made[local.item.id] = error
+    return made
+
+
+def _write_entries(clone: Clone, edits: list[tuple[Local, str]]) -> dict[UUID, bool | ReplicaError]:
+    document = edits[0][0].source.document
+    waiting: dict[str, list[tuple[Local, str]]] = {}
+    for local, text in edits:
+        waiting.setdefault(local.item.text, []).append((local, text))
+    made: dict[UUID, bool | ReplicaError] = {local.item.id: False for local, _ in edits}
+    adds: list[tuple[int, Add | Remove]] = []
+    taken: set[tuple[str, int]] = set()
     with clone.transaction():
         for entry in clone.documents.entries(clone.documents.find(document.path, document.policy)):
-            if not entry.private and read.bare(entry.text) == local.item.text and _is(clone, entry, local.item):
-                return _replace(clone, local, entry, text)
-    return False
+            meant = [] if entry.private else waiting.get(read.bare(entry.text), [])
+            local, text = next((one for one in meant if _is(clone, entry, one[0].item)), (None, ""))
+            if local is None or made[local.item.id]:
+                continue
+            try:
+                words = _words(entry, text, document.policy)
+            except UsageError as error:
+                made[local.item.id] = error
+                continue
+            occurrence = writing.free_occurrence(clone, document, entry.role, words)
+            while (words, occurrence) in taken:
+                occurrence += 1
+            taken.add((words, occurrence))
+            adds.append((1, Add(entry.role, words, occurrence, entry.lead, entry.place, entry.dots, entry.meta)))
+            made[local.item.id] = True
+        if adds:
+            clone.edit_entries(document.path, document.policy, adds)
+    return made
+
+
+def _words(entry: Entry, text: str, policy: str) -> str:
+    """New words as the entry is written. Raises UsageError: they cannot stand as one entry."""
+    words = read.dressed(text, entry.text)
+    return words if writing.stands_alone(words, policy) else writing.compose(text, policy)
 
 
 def _is(clone: Clone, entry: Entry, item: Item) -> bool:
     names = {read.entry_id(clone, item.document, root) for root in (entry.id, *entry.roots)}
     return item.id in names
-
-
-def _replace(clone: Clone, local: Local, entry: Entry, text: str) -> bool:
-    document = local.source.document
-    words = read.dressed(text, entry.text)
-    if not writing.stands_alone(words, document.policy):
-        words = writing.compose(text, document.policy)
-    occurrence = writing.free_occurrence(clone, document, entry.role, words)
-    add = Add(entry.role, words, occurrence, entry.lead, entry.place, entry.dots, entry.meta)
-    clone.edit_entries(document.path, document.policy, [(1, add)])
-    return True
 
 
 def _write_section(clone: Clone, local: Local, text: str) -> bool:

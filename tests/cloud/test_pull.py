@@ -407,3 +407,19 @@ def test_many_are_taken_in_at_once(network, shelf, monkeypatch):
         shelf.foreign(f"told again {n}")
     pull(network["alice"], shelf)
     assert len(reads) - few <= few + 1
+
+
+def test_many_edits_there_are_made_here_together(network, shelf, monkeypatch):
+    alice = network["alice"]
+    save(alice, BUFFER, "".join(f"- lesson {n}\n" for n in range(30)))
+    network.run("alice")
+    export(alice, shelf)
+    for n in range(20):
+        shelf.edit(there(shelf, f"lesson {n}"), "the same" if n in (3, 4) else f"lesson {n}, told better")
+    shelf.edit(there(shelf, "lesson 20"), "  ")
+    before = alice.log.last_row()
+    pulled = pull(alice, shelf)
+    assert len(pulled.edited) == 20 and len(pulled.skips) == 1 and alice.log.last_row() == before + 1
+    text = shown(network)
+    assert text.count("told better") == 18 and text.count("the same") == 2 and len(text.splitlines()) == 30
+    assert pull(alice, shelf).edited == [] and counts(export(alice, shelf)) == {"unchanged": 32}
