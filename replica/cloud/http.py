@@ -6,6 +6,7 @@ would take the key along.
 
 import json
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -14,6 +15,7 @@ from replica.cloud.base import SinkError, Trouble
 
 MAX_ANSWER = 64_000_000  # bytes of one answer
 SHORTEST_KEY = 6  # characters; a shorter word stands in other words by chance
+LONGEST_WAIT = 31 * 24 * 3600.0  # seconds, of what a service may ask for
 SHOWN = 500  # characters of a service's own words in an error
 
 # What a status means where the service has no other use for it.
@@ -189,19 +191,25 @@ def retry_after(headers: dict[str, str], body: Any = None, now: float | None = N
         if not value:
             continue
         try:
-            return max(0.0, float(value) * unit)
+            return _bounded(float(value) * unit)
         except ValueError:
             try:
-                when = parsedate_to_datetime(value).timestamp()
+                when = parsedate_to_datetime(value)
+                when = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
             except (ValueError, TypeError, OverflowError):
                 continue
-            return max(0.0, when - (time.time() if now is None else now))
+            return _bounded(when - (time.time() if now is None else now))
     return _in_body(body)
 
 
 def _in_body(body: Any) -> float | None:
     value = body.get("retryAfterSeconds") if isinstance(body, dict) else None
-    return max(0.0, float(value)) if isinstance(value, int | float) else None
+    return _bounded(value) if isinstance(value, int | float) else None
+
+
+def _bounded(seconds: float) -> float:
+    """No service may have us wait for ever, nor for no number at all."""
+    return float(min(seconds, LONGEST_WAIT)) if seconds > 0 else 0.0
 
 
 def _why(error: Exception) -> str:

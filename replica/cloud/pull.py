@@ -25,7 +25,7 @@ from replica.errors import ReplicaError, UsageError
 OVERLAP = 5 * 60_000  # milliseconds: services' clocks and indexes lag
 SWEPT_ALWAYS = 10_000  # up to so many items each pull looks for what was taken away; of more, one a day does
 DAY = 24 * 60 * 60_000
-TOGETHER = 500  # edits of a document in one change
+TOGETHER = 500  # entries that are added or edited in one change
 LONGEST = 100_000  # characters of a memory that is taken in
 
 
@@ -84,6 +84,7 @@ class _Pull:
         self.written: list[tuple[str, UUID, Remote, bytes]] = []
         self.edits: dict[str, list[tuple[Remote, Local, bytes]]] = {}
         self.editing: set[UUID] = set()
+        self.adding: dict[bytes, Remote] = {}  # by their words
         self.doubtful: dict[str, bool] = {}
 
     def _note_here(self, local: Local) -> None:
@@ -112,7 +113,8 @@ class _Pull:
         return self.pulled
 
     def _flush(self) -> None:
-        """Make the edits, and have the ledger know what was done."""
+        """Make what is new and the edits, and have the ledger know what was done."""
+        self._make_adds()
         for path in list(self.edits):
             self._make_edits(path)
         items: dict[str, dict[UUID, Item]] = {}
@@ -189,6 +191,10 @@ class _Pull:
             self._leave(remote, IN_CONFLICT)
         elif local is None:
             self._open(row, id, remote, there)  # edited there, and gone here
+        elif len(remote.text) > LONGEST:
+            self.pulled.skips.append((preview(remote.text), "too long"))
+        elif not remote.text.strip():
+            self._open(row, id, remote, there)  # emptied, or lost by the service: a person should see that
         elif row is not None and bytes.fromhex(local.item.hash) == row.hash and not self._waits(local):
             self._edit(remote, local, there)
         else:
@@ -272,29 +278,44 @@ class _Pull:
         if not remote.text.strip() or len(remote.text) > LONGEST:
             self.pulled.skips.append((preview(remote.text), "empty" if not remote.text.strip() else "too long"))
             return
+        there = read.words_hash(remote.text)
+        if there in self.adding:
+            self.pulled.unchanged += 1  # said twice there
+            return
+        self.adding[there] = remote
+
+    def _make_adds(self) -> None:
+        new, self.adding = list(self.adding.items()), {}
         rule, level = self.clone.rule(self.into), self.sink.settings.values.get("level") or 1
         if rule is not None and rule.level == 0:
-            self._leave(remote, f"{self.into} is of level 0: have the sink's `into` name another document")
+            for _, remote in new:
+                self._leave(remote, f"{self.into} is of level 0: have the sink's `into` name another document")
             return
-        try:
-            added = writing.add(
-                self.clone, self.into, remote.text, type=_type(remote.type),
-                tags=_tags((export.pulled_tag(self.sink.type, remote.remote_id), *remote.tags)),
-                # Else the next export would take it away there: below the sink's level is not for that place.
-                level=level if rule is not None and level > rule.level else None,
-            )  # fmt: skip
-        except UsageError as error:
-            self.pulled.skips.append((preview(remote.text), str(error)))
-            return
-        except ReplicaError as error:
-            self._leave(remote, f"{error}; {error.hint}" if error.hint else str(error))
-            return
-        id, there = read.entry_id(self.clone, self.into, added.id), read.words_hash(remote.text)
-        self.written.append((self.into, id, remote, there))
-        self.by_words.setdefault(there, []).append(id)
-        row = Row(id, self.into, "stored", b"", None, there, remote.remote_id, *[None] * 5, 0, 0, self.now)
-        self.rows[id] = self.by_remote[remote.remote_id] = row  # until all of them are read, at the end
-        self.pulled.added.append((self.into, preview(remote.text)))
+        # Else the next export would take it away there: below the sink's level is not for that place.
+        above = level if rule is not None and level > rule.level else None
+        for at in range(0, len(new), TOGETHER):
+            part = new[at : at + TOGETHER]
+            wanted = [
+                writing.Wanted(
+                    remote.text, _type(remote.type),
+                    _tags((export.pulled_tag(self.sink.type, remote.remote_id), *remote.tags)),
+                ) for _, remote in part
+            ]  # fmt: skip
+            try:
+                done = writing.add_all(self.clone, self.into, wanted, level=above)
+            except ReplicaError as error:
+                done = [error] * len(part)
+            for (there, remote), added in zip(part, done, strict=True):
+                self._added(remote, there, added)
+
+    def _added(self, remote: Remote, there: bytes, added: writing.Added | ReplicaError) -> None:
+        if isinstance(added, UsageError):
+            self.pulled.skips.append((preview(remote.text), str(added)))
+        elif isinstance(added, ReplicaError):
+            self._leave(remote, f"{added}; {added.hint}" if added.hint else str(added))
+        else:
+            self.written.append((self.into, read.entry_id(self.clone, self.into, added.id), remote, there))
+            self.pulled.added.append((self.into, preview(remote.text)))
 
     def _edit(self, remote: Remote, local: Local, there: bytes) -> None:
         """It changed there alone: the same edit here, and both are one again. Those of a document are made together."""
