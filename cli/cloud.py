@@ -192,10 +192,13 @@ def _cut(clone: "Clone", ledger: "Ledger", sinks: "list[Configured]", everything
     from replica.cloud.export import Cut
 
     others = [m for m in clone.members() if m["id"] != clone.identity.id and m["removed_by"] is None]
-    if everything or not others or _nothing_new(clone, ledger, sinks):
+    if not others or (not everything and _nothing_new(clone, ledger, sinks)):
         return Cut()
-    from transport.cut import agree
+    from transport.cut import agree, lacking
 
+    if everything:
+        waiting = lacking(clone, others)
+        return Cut(None, not waiting, tuple(waiting))
     vector, waiting = agree(clone)
     return Cut(vector, not waiting, tuple(waiting))
 
@@ -267,7 +270,8 @@ def _say(clone: "Clone", reports: "list[Report]", cut: "Cut", dry_run: bool) -> 
     if not said["sinks"]:
         words(NONE_READABLE)
     if cut.waiting:
-        words(f"not everything is acknowledged by {', '.join(cut.waiting)} yet; what they lack waits")
+        waits = "; what they lack waits" if cut.vector is not None else ""
+        words(f"not everything is acknowledged by {', '.join(cut.waiting)} yet{waits}")
     if not dry_run:
         when = said["next_sync"]
         words(f"next: {when['why']}" + (f" ({when['at']})" if when["at"] else ""))
@@ -306,15 +310,11 @@ def _say_sink(one: dict, dry_run: bool) -> None:
 
 
 def _say_capacity(one: dict) -> None:
-    held, after = one["capacity"], one["checkpoint"]["after"]
+    held = one["capacity"]
     share = f" ({held['percent']} %)" if held["percent"] != "unknown" else ""
     data(f"  holds {held['items']} items of {held['limit']}{share}")
-    moved = "as before" if after == one["checkpoint"]["before"] else "moved on"
-    data(
-        f"  checkpoint: {iso_ms(after['time'])}, {after['items']:,} items, {moved}"
-        if after
-        else "  checkpoint: none yet"
-    )
+    was, now = (f"{iso_ms(at['time'])}, {at['items']:,} items" if at else "none" for at in one["checkpoint"].values())
+    data(f"  checkpoint: {now} (before: {was})")
 
 
 def _more(count: int) -> None:

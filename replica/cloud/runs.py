@@ -88,10 +88,12 @@ def _checkpoint(
 ) -> dict | None:  # fmt: skip
     """How far this sink is: only a run that was asked for all of it, and left nothing undone, moves it on.
 
+    What was exported without asking the members does not, so that the next run asks them.
+
     `vector`: the log as it was before the run. What has come since is not in it.
     """
     now = int(time.time() * 1000)
-    asked_for_all = options.scope == "all" and not options.exclude
+    asked_for_all = options.scope == "all" and not options.exclude and (cut.converged or cut.vector is not None)
     whole = (
         asked_for_all
         and report.ended is None

@@ -2,8 +2,10 @@
 
 import pytest
 
-from replica.cloud import configured
+from replica.cloud import configured, report
 from replica.cloud.base import SinkError, Trouble
+from replica.cloud.export import Cut, Report
+from replica.cloud.http import LONGEST_WAIT, retry_after
 from replica.cloud.ledger import Ledger
 from replica.errors import ConfigError, NotFound, UsageError
 from tests.helpers import Network, save
@@ -121,3 +123,17 @@ def test_a_key_does_not_go_over_a_network_in_the_clear(monkeypatch, url, more, f
     else:
         with pytest.raises(SinkError, match="without TLS"):
             configured.key_of(sink, {"NEEDY_KEY": "k"})
+
+
+def test_who_is_asked_to_agree_is_told_all_that_memory_would_go_to():
+    keys = {"type": "qdrant", "embedder": "openai:m@https://elsewhere.example", "key_env": "SOME_KEY"}
+    said = configured.goes_to(configured.check("store", keys))
+    assert "https://elsewhere.example" in said and "SOME_KEY" in said
+
+
+@pytest.mark.parametrize("said", ["inf", "nan", "1e300", "99999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_service_has_us_wait_for_ever(said):
+    wait = retry_after({"retry-after": said})
+    assert 0 <= wait <= LONGEST_WAIT
+    ended = SinkError(Trouble.THROTTLE, "slowly", retry_after=wait)
+    assert report.next_sync([Report("a", "b", "c", ended=ended)], Cut(), 1_800_000_000_000)["in"] is not None
