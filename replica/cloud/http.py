@@ -98,7 +98,7 @@ class Http:
         """The error that an answer is."""
         status = answer.status
         trouble = TROUBLES.get(status, Trouble.UNREACHABLE if status >= 500 or status < 400 else Trouble.BAD_ITEM)
-        said = said_in(answer)
+        said = said_in(answer, self._secret)
         return self.error(
             trouble, f"answers {status}" + (f": {said}" if said else ""), status=status,
             retry_after=retry_after(answer.headers, answer.body) if status in (408, 425, 429, 503) else None,
@@ -171,7 +171,7 @@ def _is_here(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def said_in(answer: Answer) -> str:
+def said_in(answer: Answer, secret: str | None = None) -> str:
     """The service's own words about what is wrong, on one line, the beginning of them."""
     body: Any = answer.body
     for key in ("error", "detail", "message", "details", "status"):
@@ -181,6 +181,8 @@ def said_in(answer: Answer) -> str:
                 break
     words = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False) if body else answer.text
     words = " ".join("".join(char if char.isprintable() else " " for char in words).split())
+    if secret and len(secret) >= SHORTEST_KEY:
+        words = words.replace(secret, "…")  # before it is cut: the beginning of a key would be left
     return words if len(words) <= SHOWN else words[:SHOWN] + "…"
 
 
