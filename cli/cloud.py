@@ -34,6 +34,7 @@ Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="
 Unconverged = Annotated[
     bool, typer.Option("--allow-unconverged", help="Do not wait until the members in reach have it all.")
 ]
+NONE_READABLE = "no sink can be read back; add one with `replica sinks add`"
 SHOWN = 10  # items that a person sees of each kind
 
 
@@ -115,7 +116,8 @@ def cloud(
             emit({"pushed": _whole(clone, reports, cut, False), "pulled": {"sinks": [_pulled(one) for one in pulled]}})
         else:
             _say(clone, reports, cut, False)
-            _say_pulled(pulled)
+            if pulled:
+                _say_pulled(pulled)
     _fail_exported(reports, "pushed")
     _fail_pulled(pulled)
 
@@ -190,10 +192,13 @@ def _cut(clone: "Clone", ledger: "Ledger", sinks: "list[Configured]", everything
     from replica.cloud.export import Cut
 
     others = [m for m in clone.members() if m["id"] != clone.identity.id and m["removed_by"] is None]
-    if everything or not others or _nothing_new(clone, ledger, sinks):
+    if not others or (not everything and _nothing_new(clone, ledger, sinks)):
         return Cut()
-    from transport.cut import agree
+    from transport.cut import agree, lacking
 
+    if everything:
+        waiting = lacking(clone, others)
+        return Cut(None, not waiting, tuple(waiting))
     vector, waiting = agree(clone)
     return Cut(vector, not waiting, tuple(waiting))
 
@@ -263,9 +268,10 @@ def _say(clone: "Clone", reports: "list[Report]", cut: "Cut", dry_run: bool) -> 
     for one in said["sinks"]:
         _say_sink(one, dry_run)
     if not said["sinks"]:
-        words("no sink can be read back; add one with `replica sinks add`")
+        words(NONE_READABLE)
     if cut.waiting:
-        words(f"not everything is acknowledged by {', '.join(cut.waiting)} yet; what they lack waits")
+        waits = "; what they lack waits" if cut.vector is not None else ""
+        words(f"not everything is acknowledged by {', '.join(cut.waiting)} yet{waits}")
     if not dry_run:
         when = said["next_sync"]
         words(f"next: {when['why']}" + (f" ({when['at']})" if when["at"] else ""))
@@ -280,12 +286,16 @@ def _say_sink(one: dict, dry_run: bool) -> None:
         tags = f" [{', '.join(item['tags'])}]" if item["tags"] else ""
         note = f"  ({item['note']})" if item["note"] else ""
         data(f"  {item['action']:8} {item['type'] or '':20} {item['document']}: {item['preview']}{tags}{note}")
+        if item["remote_id"] and item["remote_id"] != item["id"]:
+            data(f"           there: {item['remote_id']}")
     _more(len(one["items"]))
     for reason, count in one["skipped_by_reason"].items():
         data(f"  skipped  {count:,}: {reason}")
     for failure in one["failures"][:SHOWN]:
         data(f"  failed   {failure['document']}: {failure['preview']}")
-        data(f"           {failure['class']}: {failure['error']}")
+        data(f"           {failure['class']}: {failure['error']} (SHA-256 {failure['hash'][:12]})")
+        if failure["remedy"]:
+            data(f"           {_named(failure['remedy'], one['name'])}")
     _more(len(one["failures"]))
     if one["over_limit"]:
         data(f"  {one['over_limit']:,} more are over the limit of this run")
@@ -293,8 +303,18 @@ def _say_sink(one: dict, dry_run: bool) -> None:
         data(
             f"  {layer['kind']}: {layer['where']}: {layer['state']}" + (f" ({layer['detail']})" * bool(layer["detail"]))
         )
+    if not dry_run:
+        _say_capacity(one)
     if one["capacity"]["warning"]:
         words(f"{one['name']}: {one['capacity']['warning']}")
+
+
+def _say_capacity(one: dict) -> None:
+    held = one["capacity"]
+    share = f" ({held['percent']} %)" if held["percent"] != "unknown" else ""
+    data(f"  holds {held['items']} items of {held['limit']}{share}")
+    was, now = (f"{iso_ms(at['time'])}, {at['items']:,} items" if at else "none" for at in one["checkpoint"].values())
+    data(f"  checkpoint: {now} (before: {was})")
 
 
 def _more(count: int) -> None:
@@ -319,6 +339,8 @@ def _fail_exported(reports: "list[Report]", what: str) -> None:
                 f"{what} {done} of {total} to {report.name}; {left}",
                 hint=f"run again to retry; {_named(why, report.name)}",
             )
+        if report.ended is not None:
+            raise ReplicaError(str(report.ended), hint=_named(report.ended.hint, report.name))
 
 
 def _named(hint: str, name: str) -> str:
@@ -340,6 +362,8 @@ def _pulled(one: "Pulled") -> dict:
 
 
 def _say_pulled(pulled: "list[Pulled]") -> None:
+    if not pulled:
+        words(NONE_READABLE)
     for one in pulled:
         counts = [
             f"{len(found):,} {what}" for found, what in (
@@ -374,9 +398,10 @@ def _fail_pulled(pulled: "list[Pulled]") -> None:
 
 def _cloud_status(clone: "Clone", names: list[str] | None, json: bool) -> None:
     from replica.cloud import runs
+    from replica.cloud.ledger import Ledger
 
     rows = []
-    with _ledger(clone) as ledger:
+    with Ledger(clone.root) as ledger:  # also while another process exports: it is only read
         for sink in _chosen(clone, names):
             todo = runs.waiting(clone, ledger, sink)
             n = ledger.sink(sink.name, sink.target)
@@ -463,6 +488,7 @@ def add_sink(
     Example: replica sinks add store --type qdrant --set url=http://localhost:6333
     """
     from replica.cloud import configured
+    from replica.cloud.ledger import Ledger
     from replica.cloud.sinks import kind
 
     kind(type)
@@ -471,7 +497,7 @@ def add_sink(
         _take_in(clone)
         _write_config(clone, lambda text: configured.with_sink(text, name, keys))
         found = configured.chosen(clone, [name])[0]
-        with _ledger(clone) as ledger:
+        with Ledger(clone.root) as ledger:
             configured.approve(clone, ledger, found)
         variable = found.values.get("key_env") or found.of.key_name
         publish(clone)
@@ -518,11 +544,12 @@ def test_sink(name: Name, folder: Dir = None, json: Json = False) -> None:
     Example: replica sinks test mem0
     """
     from replica.cloud import configured, runs
+    from replica.cloud.ledger import Ledger
 
     with opened(folder) as clone:
         _take_in(clone)
         found = configured.chosen(clone, [name])[0]
-        with _ledger(clone) as ledger:
+        with Ledger(clone.root) as ledger:
             _agree(clone, ledger, found)
         with_vectors = runs.embedder_of(found) if found.of.wants_vectors else None
         place = runs.opened(clone, found, with_vectors)
@@ -545,7 +572,7 @@ def _agree(clone: "Clone", ledger: "Ledger", sink: "Configured") -> None:
         configured.require_approval(clone, ledger, sink)
     except configured.NotApproved as error:
         words(str(error))
-        if not confirmed(f"May memory of this clone go to {sink.where}?", False):
+        if not confirmed(f"May memory of this clone go to {configured.goes_to(sink)}?", False):
             raise
         configured.approve(clone, ledger, sink)
 

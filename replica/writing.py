@@ -12,7 +12,7 @@ from replica.blocks import ENTRY, Block, block_id, parse
 from replica.changes import Add, Remove
 from replica.clone import Clone
 from replica.documents import Document, Entry
-from replica.errors import DocumentNotFound, TooLarge, UsageError, WrongPolicy
+from replica.errors import DocumentNotFound, ReplicaError, TooLarge, UsageError, WrongPolicy
 from replica.history import near
 from replica.places import CONFIG
 
@@ -48,7 +48,10 @@ def add(
         if document.policy == "text":
             return _append(clone, document, text, level, bool(type or tags))
         meta = _meta(type, tags, level, rule.level if rule else 1)
-        return _add_entry(clone, document, compose(text, document.policy), meta, level)
+        entries = _Entries(clone, document)
+        added = entries.add(compose(text, document.policy), meta, level)
+        entries.write()
+        return added
 
 
 def _document(clone: Clone, path: str, rule) -> Document:
@@ -108,24 +111,83 @@ def _meta(type: str | None, tags: tuple[str, ...], level: int, usual: int) -> di
 # --- entries
 
 
-def _add_entry(clone: Clone, document: Document, text: str, meta: dict[str, Any], level: int) -> Added:
-    entries = clone.documents.entries(document)
-    ops: list[tuple[int, Add | Remove]] = []
-    if document.policy == "union":
-        twin = next((entry for entry in entries if (entry.role, entry.text) == (ENTRY, text)), None)
+class Wanted(NamedTuple):
+    """An entry for `add_all`, as `add` takes it."""
+
+    text: str
+    type: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+def add_all(
+    clone: Clone, path: str, wanted: list[Wanted], *, level: int | None = None
+) -> list[Added | ReplicaError]:  # fmt: skip
+    """As `add`, of many to one document, in one change. What became of each, in order.
+
+    Raises DocumentNotFound, WrongPolicy: as `add`.
+    """
+    rule = clone.rule(path)
+    with clone.transaction():
+        document = _document(clone, path, rule)
+        if document.policy in ("text", "latest"):
+            return [add(clone, path, one.text, type=one.type, tags=one.tags, level=level) for one in wanted]
+        usual = rule.level if rule else 1
+        level = _level(document, usual, level)
+        entries, done = _Entries(clone, document), []
+        for one in wanted:
+            try:
+                text = compose(one.text, document.policy)
+                done.append(entries.add(text, _meta(one.type, one.tags, level, usual), level))
+            except (TooLarge, UsageError) as error:
+                done.append(error)
+        entries.write()
+    return done
+
+
+class _Entries:
+    """The entries of a document, with those that come behind them."""
+
+    def __init__(self, clone: Clone, document: Document):
+        self._clone, self._document = clone, document
+        self._entries = clone.documents.entries(document)
+        self._size = sum(len(f"{e.lead}{e.text}\n".encode()) for e in self._entries)
+        self._twins: dict[str, Entry] = {}
+        for entry in self._entries:
+            if entry.role == ENTRY:
+                self._twins.setdefault(entry.text, entry)
+        self._taken: set[bytes] = set()
+        self._ops: list[tuple[int, Add | Remove]] = []
+
+    def add(self, text: str, meta: dict[str, Any], level: int) -> Added:
+        clone, document = self._clone, self._document
+        twin = self._twins.get(text) if document.policy == "union" else None
         if twin is not None and (level == 0 or not twin.private):
             return Added(twin.id, document.path, text, False)
+        _check_size(clone, document, self._size, text)
         if twin is not None:
-            ops.append((0, Remove(twin.dots)))  # it was for this clone alone, and now is for all
-            entries = [entry for entry in entries if entry is not twin]
-    _check_size(clone, document, sum(len(f"{e.lead}{e.text}\n".encode()) for e in entries), text)
-    if document.policy == "log":
-        occurrence = max(1, int.from_bytes(os.urandom(8)) >> 2)  # the same line said twice is two entries
-    else:
-        occurrence = free_occurrence(clone, document, ENTRY, text)
-    ops.append((level, Add(ENTRY, text, occurrence, _lead(entries), _after(entries, level), (), meta)))
-    clone.edit_entries(document.path, document.policy, ops)
-    return Added(block_id(ENTRY, text, occurrence), document.path, text, True)
+            self._ops.append((0, Remove(twin.dots)))  # it was for this clone alone, and now is for all
+            self._entries.remove(twin)
+        occurrence = self._occurrence(text)
+        id, lead = block_id(ENTRY, text, occurrence), _lead(self._entries)
+        self._ops.append((level, Add(ENTRY, text, occurrence, lead, _after(self._entries, level), (), meta)))
+        new = Entry(id, ENTRY, text, occurrence, lead, id, meta, (), (), b"", 0, level == 0, frozenset(), (0, 0), ())
+        self._entries.append(new)
+        self._twins[text] = new
+        self._taken.add(id)
+        self._size += len(f"{lead}{text}\n".encode())
+        return Added(id, document.path, text, True)
+
+    def _occurrence(self, text: str) -> int:
+        if self._document.policy == "log":
+            return max(1, int.from_bytes(os.urandom(8)) >> 2)  # the same line said twice is two entries
+        occurrence = free_occurrence(self._clone, self._document, ENTRY, text)
+        while block_id(ENTRY, text, occurrence) in self._taken:
+            occurrence += 1
+        return occurrence
+
+    def write(self) -> None:
+        if self._ops:
+            self._clone.edit_entries(self._document.path, self._document.policy, self._ops)
 
 
 def free_occurrence(clone: Clone, document: Document, role: str, text: str) -> int:

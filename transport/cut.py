@@ -52,6 +52,16 @@ def common(clone: Clone, peers: list[dict[str, Any]]) -> tuple[Vector, list[str]
     return cut, waiting
 
 
+def lacking(clone: Clone, members: list[dict[str, Any]]) -> list[str]:
+    """The names of those who have not told yet that they have all of our log. Nobody is asked."""
+    ours, names = clone.vector(), []
+    for member in members:
+        theirs = _told(clone, member["id"].hex())
+        if any(theirs.get(author, 0) < seq for author, seq in ours.items()):
+            names.append(member["name"])
+    return names
+
+
 def _told(clone: Clone, id: str) -> Vector:
     packed = clone.store.value("SELECT vector FROM peers WHERE id=?", (bytes.fromhex(id),))
     return msgpack.unpackb(packed, strict_map_key=False) if packed else {}

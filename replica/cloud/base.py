@@ -5,6 +5,7 @@ remote id, is in the ledger (replica/cloud/ledger.py). A sink never prints, neve
 itself: waiting and trying again are the export's (replica/cloud/export.py).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -276,7 +277,7 @@ def remote(remote_id: str, text: str, fields: dict | None, updated: int | None, 
     rev, tags = fields.get("rev"), fields.get("tags")
     tags = tags.split(",") if isinstance(tags, str) else tags if isinstance(tags, list) else []
     return Remote(
-        remote_id, text, item, _hash(fields.get("hash")), int(rev) if isinstance(rev, int | float) else None,
+        remote_id, text, item, _hash(fields.get("hash")), whole(rev),
         _text(fields.get("origin")), updated, _text(fields.get("type")),
         tuple(tag for tag in tags if isinstance(tag, str) and tag), deleted,
     )  # fmt: skip
@@ -285,6 +286,11 @@ def remote(remote_id: str, text: str, fields: dict | None, updated: int | None, 
 def _hash(value: Any) -> str | None:
     right = isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
     return value if right else None
+
+
+def whole(value: Any) -> int | None:
+    """A number of JSON as a whole one; NaN and infinity are none."""
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _text(value: Any) -> str | None:

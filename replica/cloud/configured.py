@@ -220,9 +220,20 @@ def require_approval(clone: Clone, ledger: Ledger, sink: Configured) -> None:
         return
     by = "another clone" if who is None else clone.author_name(who)
     raise NotApproved(
-        f"the sink {sink.name} ({sink.type}, {sink.where}) was set by {by}, and nobody has agreed to it here",
+        f"the sink {sink.name} ({sink.type}, {goes_to(sink)}) was set by {by}, and nobody has agreed to it here",
         hint=f"if memory of this clone may go there: replica sinks test {sink.name}",
     )
+
+
+def goes_to(sink: Configured) -> str:
+    """All that memory or a key would go to, for a person who is asked to agree."""
+    found = [sink.where]
+    found += [str(sink.values[key]) for key in ("url", "uri", "controller") if sink.values.get(key)]
+    if sink.of.wants_vectors and str(sink.values["embedder"]).startswith("openai:"):
+        found.append(f"its words to the embedder {sink.values['embedder']}")
+    if sink.values.get("key_env"):
+        found.append(f"with the key in {sink.values['key_env']}")
+    return ", ".join(dict.fromkeys(found))
 
 
 def _agreed(sink: Configured) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from typing import NamedTuple
+from uuid import UUID
 
 from replica import clock, writing
 from replica.clone import Clone
@@ -35,9 +36,22 @@ def conflicts(clone: Clone) -> list[Open]:
         waiting = [one for one in ledger.proposals() if one.kind == "edit"]
         if not waiting:
             return []
-        here = {local.item.id: local for local in pull.everything(clone)}
+        here = _here(clone, waiting)
         names = ledger.sink_names()
         return [_open(clone, one, here.get(one.id), names[one.sink]) for one in waiting]
+
+
+def _here(clone: Clone, waiting: list[Proposal]) -> dict[UUID, Local]:
+    """The items of the documents that are concerned."""
+    return {local.item.id: local for local in pull.everything(clone, {one.document for one in waiting})}
+
+
+def _in_conflict(clone: Clone, proposal: Proposal) -> bool:
+    """Whether the item is here and in a conflict of its own, so that nothing can be put in its place."""
+    kept: set[UUID] = set()
+    for _ in pull.everything(clone, {proposal.document}, kept):
+        pass
+    return proposal.id in kept
 
 
 def _open(clone: Clone, proposal: Proposal, local: Local | None, sink: str) -> Open:
@@ -85,6 +99,10 @@ def resolve(clone: Clone, found: Open, *, keep: str | None, text: str | None) ->
         )
     else:
         choice = text
+    if choice is not None and found.local is None and _in_conflict(clone, found.proposal):
+        raise UsageError(
+            f"it is in conflict here, too: {found.proposal.document!r}", hint="settle that first: replica conflicts"
+        )
     with Ledger(clone.root) as ledger:
         n, proposal = found.proposal.sink, found.proposal
         row = ledger.item(n, proposal.id)
@@ -93,6 +111,7 @@ def resolve(clone: Clone, found: Open, *, keep: str | None, text: str | None) ->
         elif row is not None:
             ledger.put(n, [row._replace(there=proposal.there, digest=b"", state="stored")])
         ledger.withdraw(n, [proposal.id])
+        ledger.set_mark(n, proposal.document, None)
     return choice if choice is not None else found.conflict.versions[0].text
 
 
@@ -101,11 +120,11 @@ def _put(clone: Clone, ledger: Ledger, found: Open, row: Row | None, text: str) 
     n, proposal, local = found.proposal.sink, found.proposal, found.local
     if local is None or not pull.write(clone, local, text):
         added = writing.add(clone, proposal.document, text)
-        after = _items(clone, proposal.document)
+        after = pull.items_of(clone, proposal.document)
         item = next((one for one in after.values() if text.strip() in (one.text, added.text)), None)
         ledger.drop(n, [proposal.id])
     else:
-        item = _items(clone, proposal.document).get(proposal.id)
+        item = pull.items_of(clone, proposal.document).get(proposal.id)
     if item is None:
         return
     same = export.digest(item) if text == proposal.text else b""
@@ -113,10 +132,6 @@ def _put(clone: Clone, ledger: Ledger, found: Open, row: Row | None, text: str) 
         item.id, item.document, "stored", same, bytes.fromhex(item.hash), proposal.there, proposal.remote,
         item.namespace, row.embedder if row else None, None, None, None, 0, 0, proposal.time,
     )])  # fmt: skip
-
-
-def _items(clone: Clone, path: str) -> dict:
-    return {local.item.id: local.item for local in pull.everything(clone) if local.item.document == path}
 
 
 # --- what was taken away there
@@ -150,11 +165,11 @@ def settle(clone: Clone, paths: list[str], *, accept: bool) -> list[str]:
         waiting = [
             one for one in ledger.proposals() if one.kind == "delete" and (not paths or one.document in paths)
         ]  # fmt: skip
-        here = {local.item.id: local for local in pull.everything(clone)} if waiting else {}
+        here = _here(clone, waiting) if waiting else {}
         done = set()
         for one in waiting:
             local = here.get(one.id)
-            if accept and local is not None and not pull.gone(clone, local):
+            if accept and (_in_conflict(clone, one) if local is None else not pull.gone(clone, local)):
                 continue
             ledger.drop(one.sink, [one.id])
             ledger.withdraw(one.sink, [one.id])

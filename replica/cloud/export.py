@@ -85,7 +85,8 @@ class Plan:
     unchanged: int = 0
     skips: list[Skip] = field(default_factory=list)
     marks: dict[str, bytes] = field(default_factory=dict)
-    known: list[Row] = field(default_factory=list)  # what came from this service, by another clone's pull
+    # What seems to be there, for another clone has pulled it: a row, and what is to be done if it is not there.
+    known: list[tuple[Row, Change]] = field(default_factory=list)
     later: int = 0  # over the limit that was asked for
 
     def count(self, action: str) -> int:
@@ -200,7 +201,8 @@ class _Planning:
             self.plan.skips.append(Skip(item.id, item.document, preview(item.text), DIFFERS))
             return False
         if row is None and (came := self._came_as(item, its)) is not None:
-            self.plan.known.append(came)
+            new = Change("new", item.id, item.document, self.wanted.dressed(item), None, its)
+            self.plan.known.append((came, new))
             self.plan.unchanged += 1
             return True
         if row is None or (row.state != "stored" and row.hash is None):
@@ -222,13 +224,14 @@ class _Planning:
         return True
 
     def _came_as(self, item: Item, its: bytes) -> Row | None:
-        """A row for what another clone has pulled from this very service: it is there already, under that id."""
+        """A row for what another clone has pulled from such a service: it may be there already, under that id."""
         remote = next((tag[len(self.prefix) :] for tag in item.tags if tag.startswith(self.prefix)), None)
         if not remote:
             return None
         hash = bytes.fromhex(item.hash)
         return Row(
-            item.id, item.document, "stored", its, hash, hash, remote, item.namespace, self.embedder or None,
+            item.id, item.document, "stored", its, hash, read.words_hash(item.text), remote, item.namespace,
+            self.embedder or None,
             None, None, None, 0, 0, self.now,
         )  # fmt: skip
 
@@ -328,11 +331,11 @@ def digest(item: Item) -> bytes:
 def by_us(there: Remote | None, clone: Clone) -> bool:
     """One of our clones wrote it, and nobody has changed it since: beside it stands the hash of just these words."""
     ours = there is not None and there.origin == clone.workspace.hex()
-    return ours and there.hash == text_hash(there.text).hex()
+    return ours and there.hash in (_sha(there.text), _sha(read.canonical(there.text)))
 
 
-def text_hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def pulled_tag(type: str, remote_id: str) -> str:
@@ -366,15 +369,18 @@ class _Run:
         self.patience = PATIENCE
         self.finished = 0
         self.unsound: set[str] = set()  # documents of which something failed or was not tried
+        self.withheld: set[UUID] = set()  # items that are not sent after all: not shared any more, or changed there
 
     def all(self) -> None:
-        todo = self.plan.changes
-        self.ledger.put(self.n, self.plan.known)
-        store = [change for change in todo if change.action != "deleted"]
-        delete = [change for change in todo if change.action == "deleted"]
+        todo, known = self.plan.changes, self.plan.known
         try:
-            if store or delete:
+            if todo or known:
                 self.sink.prepare()
+            if known:
+                todo += self._not_there(known)
+            self._unmark({change.document for change in todo})
+            store = [change for change in todo if change.action != "deleted"]
+            delete = [change for change in todo if change.action == "deleted"]
             self._store(self._with_remote_ids(store))
             self._delete(delete)
             if store and self.report.ended is None:
@@ -383,13 +389,26 @@ class _Run:
             self._end(error)
         finished = {change.id for change, _ in self.report.done}
         tried = finished | {failure.id for failure in self.report.failures}
-        tried |= {skip.id for skip in self.plan.skips}
-        self.report.pending = sum(change.id not in tried for change in todo)
+        self.report.pending = sum(change.id not in tried | self.withheld for change in todo)
         self.unsound |= {change.document for change in todo if change.id not in finished}
         for path, mark in self.plan.marks.items():
             if path not in self.unsound:
                 self.ledger.set_mark(self.n, path, mark)
         self._look()
+
+    def _not_there(self, known: list[tuple[Row, Change]]) -> list[Change]:
+        """What the service does not have after all: the pull was from another place of that type."""
+        there = self._patiently(self.sink.present) if self.sink.reads_back else set()
+        self.ledger.put(self.n, [row for row, _ in known if row.remote in there])
+        missing = [change for row, change in known if row.remote not in there]
+        self.plan.unchanged -= len(missing)
+        return missing
+
+    def _unmark(self, documents: set[str]) -> None:
+        """From here on it is not known that all of them is there, however this run ends."""
+        with self.ledger.transaction():
+            for path in documents & self.ledger.marks(self.n).keys():
+                self.ledger.set_mark(self.n, path, None)
 
     def _late(self) -> None:
         """What the service had acknowledged, and could not keep after all."""
@@ -467,6 +486,7 @@ class _Run:
                 kept.append(change)
             else:
                 self.unsound.add(change.document)
+                self.withheld.add(change.id)
                 self.plan.skips.append(Skip(change.id, change.document, "", "it is not shared any more"))
         return kept
 
@@ -483,8 +503,8 @@ class _Run:
         kept = []
         for change in batch:
             row, there = change.row, found.get(change.id)
-            hash = text_hash(there.text) if there is not None else None
-            known = change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash))
+            hash = read.words_hash(there.text) if there is not None else None
+            known = change.id not in asked or hash in (row.there, read.words_hash(change.item.text))
             if there is not None and not there.settled:
                 self._hold(change, AT_WORK)
                 continue
@@ -500,6 +520,7 @@ class _Run:
 
     def _hold(self, change: Change, why: str) -> None:
         self.unsound.add(change.document)
+        self.withheld.add(change.id)
         self.plan.skips.append(Skip(change.id, change.document, preview(change.item.text), why))
 
     def _note_sending(self, batch: list[Change]) -> None:
@@ -687,11 +708,11 @@ def _batches(changes: list[Change], size: int) -> Iterator[list[Change]]:
 
 def _row(change: Change, state: str, now: int) -> Row:
     item, old = change.item, change.row
-    hash = bytes.fromhex(item.hash) if item else old.hash
+    stored = item is not None and state == "stored"
     return Row(
-        change.id, change.document, state, change.digest if item else old.digest, hash if state == "stored" else None,
-        hash if state == "stored" else None, old.remote if old else None, item.namespace if item else old.namespace,
-        None, None, None, None, 0, 0, now,
+        change.id, change.document, state, change.digest if item else old.digest,
+        bytes.fromhex(item.hash) if stored else None, read.words_hash(item.text) if stored else None,
+        old.remote if old else None, item.namespace if item else old.namespace, None, None, None, None, 0, 0, now,
     )  # fmt: skip
 
 

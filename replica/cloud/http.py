@@ -6,6 +6,7 @@ would take the key along.
 
 import json
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -14,6 +15,7 @@ from replica.cloud.base import SinkError, Trouble
 
 MAX_ANSWER = 64_000_000  # bytes of one answer
 SHORTEST_KEY = 6  # characters; a shorter word stands in other words by chance
+LONGEST_WAIT = 31 * 24 * 3600.0  # seconds, of what a service may ask for
 SHOWN = 500  # characters of a service's own words in an error
 
 # What a status means where the service has no other use for it.
@@ -96,7 +98,7 @@ class Http:
         """The error that an answer is."""
         status = answer.status
         trouble = TROUBLES.get(status, Trouble.UNREACHABLE if status >= 500 or status < 400 else Trouble.BAD_ITEM)
-        said = said_in(answer)
+        said = said_in(answer, self._secret)
         return self.error(
             trouble, f"answers {status}" + (f": {said}" if said else ""), status=status,
             retry_after=retry_after(answer.headers, answer.body) if status in (408, 425, 429, 503) else None,
@@ -169,7 +171,7 @@ def _is_here(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def said_in(answer: Answer) -> str:
+def said_in(answer: Answer, secret: str | None = None) -> str:
     """The service's own words about what is wrong, on one line, the beginning of them."""
     body: Any = answer.body
     for key in ("error", "detail", "message", "details", "status"):
@@ -179,6 +181,8 @@ def said_in(answer: Answer) -> str:
                 break
     words = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False) if body else answer.text
     words = " ".join("".join(char if char.isprintable() else " " for char in words).split())
+    if secret and len(secret) >= SHORTEST_KEY:
+        words = words.replace(secret, "…")  # before it is cut: the beginning of a key would be left
     return words if len(words) <= SHOWN else words[:SHOWN] + "…"
 
 
@@ -189,19 +193,25 @@ def retry_after(headers: dict[str, str], body: Any = None, now: float | None = N
         if not value:
             continue
         try:
-            return max(0.0, float(value) * unit)
+            return _bounded(float(value) * unit)
         except ValueError:
             try:
-                when = parsedate_to_datetime(value).timestamp()
+                when = parsedate_to_datetime(value)
+                when = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
             except (ValueError, TypeError, OverflowError):
                 continue
-            return max(0.0, when - (time.time() if now is None else now))
+            return _bounded(when - (time.time() if now is None else now))
     return _in_body(body)
 
 
 def _in_body(body: Any) -> float | None:
     value = body.get("retryAfterSeconds") if isinstance(body, dict) else None
-    return max(0.0, float(value)) if isinstance(value, int | float) else None
+    return _bounded(value) if isinstance(value, int | float) else None
+
+
+def _bounded(seconds: float) -> float:
+    """No service may have us wait for ever, nor for no number at all."""
+    return float(min(seconds, LONGEST_WAIT)) if seconds > 0 else 0.0
 
 
 def _why(error: Exception) -> str:

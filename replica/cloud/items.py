@@ -6,6 +6,7 @@ what the entry began as.
 
 import hashlib
 import re
+import unicodedata
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
@@ -110,6 +111,7 @@ def _entries(clone: Clone, source: Source, level: int, scope: Scope | None, cut:
         first = min(same, key=lambda row: (row[7], clone.log.author_n(row[5]).id, row[6], row[8]))
         if block_id(ENTRY, first[1], first[2]) != id:
             found.skips.append(Skip(None, document.path, "", "what the store holds of it is damaged"))
+            found.keeps.add(entry_id(clone, document.path, names[id]))
             continue
         item = _entry_item(clone, source, names[id], first, max(row[7] for row in same), scope)
         reason = _why_not(item, source, level)
@@ -231,6 +233,16 @@ def preview(text: str) -> str:
     """The first characters, on one line."""
     line = " ".join(text[: 4 * PREVIEW].split())
     return line if len(line) <= PREVIEW else line[: PREVIEW - 1] + "…"
+
+
+def canonical(text: str) -> str:
+    """The words of a text, whatever a service makes of its ends of lines, its blank ends and its accents."""
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+
+
+def words_hash(text: str) -> bytes:
+    """By this the words there are compared with those here: a service that trims has edited nothing."""
+    return hashlib.sha256(canonical(text).encode()).digest()
 
 
 # --- texts

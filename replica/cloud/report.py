@@ -95,7 +95,9 @@ def next_sync(reports: list[Report], cut: Cut, now_ms: int) -> dict[str, Any]:
             return _at(now_ms, 60.0, f"{len(report.failures)} failed in {report.name}")
         if report.planned.later:
             return _at(now_ms, 0.0, f"{report.planned.later} are over the limit of this run")
-    if not cut.converged or any(skip.reason == WAITS for report in reports for skip in report.planned.skips):
+    if (cut.vector is not None and not cut.converged) or any(
+        skip.reason == WAITS for report in reports for skip in report.planned.skips
+    ):
         return _at(now_ms, 60.0, "not all members in reach have everything yet")
     return _at(now_ms, None, "everything is exported; again when something has changed")
 

@@ -34,7 +34,7 @@ def export_to(
             report.embedder = with_vectors.id
             if not dry_run:
                 ledger.note(n, "embedder", report.embedder)
-        level = sink.values["level"]
+        level, vector = sink.values["level"], clone.vector()
         report.planned = export.plan(clone, ledger, n, sink.type, level, options, cut, report.embedder)
         report.after = report.before
         if dry_run:
@@ -47,7 +47,7 @@ def export_to(
             )  # fmt: skip
         finally:
             place.close()
-        report.after = _checkpoint(ledger, n, report, cut, clone.vector())
+        report.after = _checkpoint(ledger, n, report, options, cut, vector)
     except (SinkError, NotApproved, ConfigError) as error:
         report.ended = as_trouble(error)
         report.pending = 0 if dry_run else len(report.planned.changes)
@@ -83,10 +83,24 @@ def opened(clone: Clone, sink: Configured, with_vectors: Embedder | None) -> Sin
     return configured.opened(clone, sink, dimension=with_vectors.dimension, embedder=with_vectors.id)
 
 
-def _checkpoint(ledger: Ledger, n: int, report: Report, cut: Cut, vector: Vector) -> dict | None:
-    """How far this sink is: only a run that left nothing undone moves it on."""
+def _checkpoint(
+    ledger: Ledger, n: int, report: Report, options: Options, cut: Cut, vector: Vector
+) -> dict | None:  # fmt: skip
+    """How far this sink is: only a run that was asked for all of it, and left nothing undone, moves it on.
+
+    What was exported without asking the members does not, so that the next run asks them.
+
+    `vector`: the log as it was before the run. What has come since is not in it.
+    """
     now = int(time.time() * 1000)
-    whole = report.ended is None and not report.failures and not report.pending and not report.planned.later
+    asked_for_all = options.scope == "all" and not options.exclude and (cut.converged or cut.vector is not None)
+    whole = (
+        asked_for_all
+        and report.ended is None
+        and not report.failures
+        and not report.pending
+        and not report.planned.later
+    )
     ledger.note(n, "ran", now)
     ledger.note(n, "error", None if report.ended is None else str(report.ended))
     if not whole:

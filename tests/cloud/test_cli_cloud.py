@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from replica.disk import alone
 from tests.test_cli_memory import HERE, fresh, replica  # noqa: F401 - fixtures
 
 # ruff: noqa: F811
@@ -180,3 +181,28 @@ def test_two_clones_on_one_machine_write_the_same_file(filed, tmp_path):
     (filed.root / "out.jsonl").unlink()
     filed("export")
     assert (filed.root / "out.jsonl").read_bytes() == first
+
+
+def test_a_part_of_it_is_no_checkpoint(filed):
+    (sink,) = filed.json("export", "--scope", "decisions")["sinks"]
+    assert sink["checkpoint"]["after"] is None and filed.json("export")["sinks"][0]["checkpoint"]["after"]
+
+
+def test_the_status_is_told_while_another_process_exports(filed):
+    filed("export")
+    with alone(filed.root / ".replica" / "cloud.lock") as ours:
+        assert ours
+        assert filed.json("cloud", "--status")["sinks"][0]["stored"] == 5
+        assert filed.json("sinks", "add", "more", "--type", "jsonl", "--set", "path=more.jsonl")["name"] == "more"
+        filed("export", code=1)
+        assert "another command" in filed.err
+
+
+def test_a_pull_without_anything_to_pull_from_says_so(filed):
+    filed("pull")
+    assert "no sink can be read back" in filed.err
+
+
+def test_the_report_for_people_has_what_a_script_gets(filed):
+    filed("export")
+    assert "holds 5 items of unknown" in filed.out and "(before: none)" in filed.out

@@ -2,11 +2,14 @@
 
 import pytest
 
-from replica.cloud import configured
+from replica.cloud import configured, report
 from replica.cloud.base import SinkError, Trouble
+from replica.cloud.export import Cut, Report
+from replica.cloud.http import LONGEST_WAIT, SHOWN, Answer, Http, retry_after
 from replica.cloud.ledger import Ledger
 from replica.errors import ConfigError, NotFound, UsageError
 from tests.helpers import Network, save
+from transport.cut import lacking
 
 
 @pytest.mark.parametrize(
@@ -121,3 +124,35 @@ def test_a_key_does_not_go_over_a_network_in_the_clear(monkeypatch, url, more, f
     else:
         with pytest.raises(SinkError, match="without TLS"):
             configured.key_of(sink, {"NEEDY_KEY": "k"})
+
+
+def test_who_is_asked_to_agree_is_told_all_that_memory_would_go_to():
+    keys = {"type": "qdrant", "embedder": "openai:m@https://elsewhere.example", "key_env": "SOME_KEY"}
+    said = configured.goes_to(configured.check("store", keys))
+    assert "https://elsewhere.example" in said and "SOME_KEY" in said
+
+
+@pytest.mark.parametrize("said", ["inf", "nan", "1e300", "99999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_service_has_us_wait_for_ever(said):
+    wait = retry_after({"retry-after": said})
+    assert 0 <= wait <= LONGEST_WAIT
+    ended = SinkError(Trouble.THROTTLE, "slowly", retry_after=wait)
+    assert report.next_sync([Report("a", "b", "c", ended=ended)], Cut(), 1_800_000_000_000)["in"] is not None
+
+
+def test_no_part_of_a_key_is_in_an_error():
+    http = Http("http://127.0.0.1:1", service="it", secret="sk-very-secret-key")
+    answer = Answer(400, {}, {"error": "x" * (SHOWN - 5) + "sk-very-secret-key"}, "")
+    assert "sk-v" not in str(http.refused(answer))
+
+
+def test_who_has_told_to_have_it_all_is_known_without_asking():
+    with Network("alice", "bob") as network:
+        alice = network["alice"]
+        network.share()
+        network.share()
+        others = [member for member in alice.members() if member["id"] != alice.identity.id]
+        assert lacking(alice, others) in ([], ["bob"])
+        save(alice, "lessons-buffer.md", "- one\n")
+        network.run("alice")
+        assert lacking(alice, others) == ["bob"]

@@ -178,6 +178,10 @@ def test_what_became_private_since_the_plan_was_made_does_not_leave(network, she
     assert len(shelf.things) == shelf.batch
     assert sum(skip.reason == "it is not shared any more" for skip in report.planned.skips) == 12 - shelf.batch
 
+    assert report.pending == 0  # they are skipped, and wait for nothing
+    reasons = [skip.reason for skip in report.planned.skips]
+    assert reasons.count("it is not shared any more") == 12 - shelf.batch
+
 
 def test_what_became_private_is_taken_away_there(network, shelf):
     alice = network["alice"]
@@ -410,3 +414,49 @@ def test_an_item_that_changes_its_scope_is_taken_out_of_the_old_one(network):
     assert {known.namespace for known in deleted} == {None} and len(deleted) == 12 and len(shelf.things) == 12
     deleted.clear()
     assert counts(export(alice, shelf)) == {"unchanged": 12} and not deleted
+
+
+def _states(clone) -> set[str]:
+    with Ledger(clone.root) as ledger:
+        return {row.state for row in ledger.all(1).values()}
+
+
+def test_what_fails_of_an_unchanged_document_is_tried_again(network, shelf):
+    alice = network["alice"]
+    export(alice, shelf)
+    shelf.before = lambda batch: [SinkError(Trouble.BAD_ITEM, "not today") for _ in batch]
+    assert counts(export(alice, shelf, force=True)) == {"failed": 12}
+    shelf.before = lambda batch: None
+    assert counts(export(alice, shelf)) == {"modified": 12} and _states(alice) == {"stored"}
+
+
+def test_a_forced_run_that_is_cut_is_finished_by_the_next(network, shelf):
+    alice = network["alice"]
+    export(alice, shelf)
+
+    def cut(batch):
+        raise KeyboardInterrupt
+
+    shelf.before = cut
+    with pytest.raises(KeyboardInterrupt):
+        export(alice, shelf, force=True)
+    shelf.before = lambda batch: None
+    export(alice, shelf)
+    assert _states(alice) == {"stored"} and len(shelf.things) == 12
+
+
+def test_what_was_pulled_from_one_place_goes_to_another_of_its_type(network, shelf):
+    alice, other = network["alice"], Shelf(network["alice"], keeps_ids=shelf.keeps_ids, name="other")
+    remote = shelf.foreign("told by a person")
+    writing.add(alice, BUFFER, "told by a person", tags=(exporting.pulled_tag(shelf.type, remote),))
+    assert counts(export(alice, shelf)) == {"new": 12, "unchanged": 1} and len(shelf.things) == 13
+    assert counts(export(alice, other)) == {"new": 13} and "told by a person" in other.texts()
+
+
+def test_a_damaged_entry_is_not_taken_away_there(network, shelf):
+    alice = network["alice"]
+    export(alice, shelf)
+    with alice.store.transaction():
+        alice.store.execute("UPDATE adds SET text='- broken' WHERE text='- lesson 3'")
+    export(alice, shelf, force=True)
+    assert "lesson 3" in shelf.texts()

@@ -1,8 +1,12 @@
 """Pull: what services have changed comes here, and no difference is settled by itself."""
 
+import unicodedata
+
 import pytest
 
+from replica import decisions
 from replica.cloud import decide
+from replica.cloud import items as read
 from replica.cloud import pull as pulling
 from replica.cloud.base import SinkError, Trouble
 from replica.cloud.ledger import Ledger
@@ -249,3 +253,193 @@ def test_hostile_words_there_are_one_entry_here(network, shelf):
     assert len(pulled.added) + len(pulled.skips) == len(words)
     assert len([e for e in network["alice"].entries(INTO) if e.role == "entry"]) == len(pulled.added)
     assert pull(network["alice"], shelf).added == []
+
+
+# --- several clones, one service
+
+
+def test_an_edit_here_before_the_first_pull_goes_there(network, shelf):
+    bob = network["bob"]  # who has never exported, and learns from the pull what alice has
+    save(bob, BUFFER, "- one\n- two, told better\n- three\n")
+    network.run("bob")
+    pull(bob, shelf)
+    assert counts(export(bob, shelf)) == {"modified": 1, "unchanged": 4}
+    assert "two, told better" in shelf.texts() and len(shelf.things) == 5
+
+
+def test_what_another_of_our_clones_exported_comes_from_it_and_not_twice(network, shelf):
+    alice, bob = network["alice"], network["bob"]
+    network.run("bob")
+    save(bob, "notes.md", "# Plan\nfirst, and more\n\n# Later\nsecond\n")
+    network.run("bob")
+    export(bob, shelf)
+    assert pull(alice, shelf).edited == []
+    network.share()
+    assert shown(network, path="notes.md") == "# Plan\nfirst, and more\n\n# Later\nsecond\n"
+
+
+def test_an_older_version_of_another_of_our_clones_takes_nothing_back(network, shelf):
+    alice, bob = network["alice"], network["bob"]
+    save(alice, BUFFER, "- one\n- two, told better\n- three\n")
+    network.run("alice")
+    export(alice, shelf)
+    export(bob, shelf)  # bob has not met alice since
+    assert "two" in shelf.texts()
+    pulled = pull(alice, shelf)
+    assert (pulled.edited, pulled.conflicts) == ([], []) and "two, told better" in shown(network)
+    export(alice, shelf)
+    assert "two, told better" in shelf.texts() and len(shelf.things) == 5
+
+
+def test_an_item_that_another_clone_has_moved_there_is_not_taken_away(network, shelf):
+    id = there(shelf, "two")
+    shelf.things["moved"] = shelf.things.pop(id)
+    shelf.times["moved"] = next(shelf.clock)
+    pulled = pull(network["alice"], shelf)
+    assert (pulled.deletions, pulled.added, pulled.unchanged) == ([], [], 5)
+
+
+# --- the same words, and nearly the same
+
+
+def test_words_that_are_there_twice_are_here_once(network, shelf):
+    alice = network["alice"]
+    for text in ("same", "same", "one"):  # the last is one of ours
+        shelf.foreign(text)
+    assert len(pull(alice, shelf).added) == 1
+    for _ in range(2):
+        assert pull(alice, shelf).added == []
+    assert shown(network, path=INTO) == "- same\n"
+    network.share()
+    assert pull(network["bob"], shelf).added == []
+
+
+@pytest.mark.parametrize("made", [
+    str.strip, lambda text: f"{text}\n", lambda text: text.replace("\n", "\r\n"),
+    lambda text: unicodedata.normalize("NFC", text), lambda text: unicodedata.normalize("NFD", text),
+], ids=["trimmed", "ended", "CRLF", "NFC", "NFD"])  # fmt: skip
+def test_a_service_that_writes_texts_in_its_own_way_has_edited_nothing(network, shelf, made):
+    alice = network["alice"]
+    save(alice, "x.md", "   indented \u00e9\nline e\u0301\n\n\nend\n")
+    network.run("alice")
+    export(alice, shelf)
+    before = alice.log.last_row()
+    for id, (text, _) in list(shelf.things.items()):
+        shelf.edit(id, made(text))
+    pulled = pull(alice, shelf)
+    assert (pulled.edited, pulled.conflicts) == ([], []) and alice.log.last_row() == before
+    save(alice, BUFFER, "- one\n- two\n- three, and more\n")
+    network.run("alice")
+    assert pull(alice, shelf).conflicts == []
+    assert counts(export(alice, shelf))["modified"] == 1
+
+
+def test_half_a_character_there_stops_no_pull(network, shelf):
+    for text in ("bad \ud800 words", "fine words"):
+        shelf.foreign(text, rev=float("inf"))
+    assert len(pull(network["alice"], shelf).added) == 2
+    assert pull(network["alice"], shelf).added == []
+
+
+# --- what cannot be taken in
+
+
+@pytest.mark.parametrize("rule", [f'glob = "{INTO}"\npolicy = "union"\nlevel = 0', f'glob = "{INTO}"\npolicy = "text"',
+                                  'glob = "nothing"\npolicy = "text"'], ids=["level 0", "text", "no rule"])  # fmt: skip
+def test_what_has_no_document_to_go_to_waits_there(network, shelf, rule):
+    alice = network["alice"]
+    buffers = '[[documents]]\nglob = "**/{}-buffer.md"\npolicy = "union"\n'
+    save(alice, "replica.toml", f"[[documents]]\n{rule}\n" + buffers.format("lessons"))
+    network.run("alice")
+    shelf.foreign("told first")
+    shelf.foreign("told later")
+    assert [text for text, _ in pull(alice, shelf).skips] == ["told first", "told later"]
+    save(alice, "replica.toml", buffers.format("*"))
+    network.run("alice")
+    assert len(pull(alice, shelf).added) == 2 and pull(alice, shelf).added == []
+
+
+def test_what_was_pulled_is_of_the_level_of_its_service(network, shelf):
+    """Else the next export would take it away there."""
+    shelf.settings.values["level"] = 2
+    shelf.foreign("told by a person")
+    pull(network["alice"], shelf)
+    (entry,) = network["alice"].entries(INTO)
+    assert entry.meta["level"] == 2
+
+
+def test_what_is_in_conflict_here_is_not_gone(network, shelf):
+    alice, bob = network["alice"], network["bob"]
+    save(alice, BUFFER, "- one\n- two, says alice\n- three\n")
+    save(bob, BUFFER, "- one\n- two, says bob\n- three\n")
+    network.run("alice")
+    network.run("bob")
+    network.share()
+    (conflict,) = alice.documents.all_conflicts()
+    shelf.edit(there(shelf, "two"), "two, says a person there")
+    pulled = pull(alice, shelf)
+    assert pulled.conflicts == [] and pulled.skips == [("two, says a person there", pulling.IN_CONFLICT)]
+    decisions.resolve(alice, conflict.id, keep="v1", text=None)
+    assert len(pull(alice, shelf).conflicts) == 1
+
+
+def test_what_is_in_conflict_here_and_taken_away_there_is_asked_about_later(network, shelf):
+    alice, bob = network["alice"], network["bob"]
+    save(alice, BUFFER, "- one\n- two, says alice\n- three\n")
+    save(bob, BUFFER, "- one\n- two, says bob\n- three\n")
+    network.run("alice")
+    network.run("bob")
+    network.share()
+    del shelf.things[there(shelf, "two")]
+    assert pull(alice, shelf).deletions == []
+    decisions.resolve(alice, alice.documents.all_conflicts()[0].id, keep="v1", text=None)
+    assert len(pull(alice, shelf).deletions) == 1
+
+
+def test_a_clock_there_that_is_far_ahead_hides_nothing(network, shelf):
+    alice = network["alice"]
+    shelf.times[shelf.foreign("from the future")] = 10**15
+    pull(alice, shelf)
+    shelf.foreign("told now")
+    assert len(pull(alice, shelf).added) == 1
+
+
+def test_what_a_person_keeps_is_stored_there_though_the_document_is_as_it_was(network, shelf):
+    alice = network["alice"]
+    save(alice, "twice.md", "# A\nsame\n\n# B\nx\n\n# C\n# A\nsame\n")
+    network.run("alice")
+    export(alice, shelf)
+    shelf.edit(there(shelf, "# A\nsame"), "# A\nother")
+    pull(alice, shelf)
+    decide.resolve(alice, decide.conflicts(alice)[0], keep="v1", text=None)
+    assert counts(export(alice, shelf))["modified"] == 1 and "# A\nother" not in shelf.texts()
+
+
+def test_many_are_taken_in_at_once(network, shelf, monkeypatch):
+    """The documents are read as often for many as for few."""
+    reads = []
+    monkeypatch.setattr(read, "of", lambda *args, of=read.of, **more: (reads.append(1), of(*args, **more))[1])
+    for n in range(3):
+        shelf.foreign(f"told {n}")
+    pull(network["alice"], shelf)
+    few = len(reads)
+    for n in range(40):
+        shelf.foreign(f"told again {n}")
+    pull(network["alice"], shelf)
+    assert len(reads) - few <= few + 1
+
+
+def test_many_edits_there_are_made_here_together(network, shelf, monkeypatch):
+    alice = network["alice"]
+    save(alice, BUFFER, "".join(f"- lesson {n}\n" for n in range(30)))
+    network.run("alice")
+    export(alice, shelf)
+    for n in range(20):
+        shelf.edit(there(shelf, f"lesson {n}"), "the same" if n in (3, 4) else f"lesson {n}, told better")
+    shelf.edit(there(shelf, "lesson 20"), "  ")
+    before = alice.log.last_row()
+    pulled = pull(alice, shelf)
+    assert len(pulled.edited) == 20 and len(pulled.conflicts) == 1 and alice.log.last_row() == before + 1
+    text = shown(network)
+    assert text.count("told better") == 18 and text.count("the same") == 2 and len(text.splitlines()) == 30
+    assert pull(alice, shelf).edited == [] and counts(export(alice, shelf)) == {"unchanged": 31}

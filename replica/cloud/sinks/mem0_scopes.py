@@ -29,6 +29,7 @@ from replica.cloud.base import (
     Trouble,
     metadata,
     remote,
+    whole,
 )
 from replica.errors import UsageError
 
@@ -401,5 +402,4 @@ class ScopedSink(Sink):
 
 
 def _rev(copy: Record) -> int:
-    rev = copy.fields.get("rev")
-    return int(rev) if isinstance(rev, int | float) else 0
+    return whole(copy.fields.get("rev")) or 0
