@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "cli.peers": ("invite", "join", "up", "down", "sync", "peers"),
         "cli.life ": ("status", "members", "remove", "doctor"),
     },
+    "The working day": {"cli.workday": ("start", "save")},
     "Memory": {
         "cli.memory": ("ls", "show", "add", "search"),
         "cli.recall": ("recall",),
