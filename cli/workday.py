@@ -105,7 +105,7 @@ def _tell_save(report: dict[str, Any]) -> None:
     elif report["failed"]:
         pass  # it is told at the end
     elif report["resting"]:
-        words("no line was noted: this clone is being brought back, and is not written to until it has met a member")
+        words("no line was noted: nothing can be written here until this clone has met a member")
     elif report["log"] is None:
         words("no line was noted: no rule of replica.toml makes SESSION_LOG.md a log")
     else:

@@ -28,7 +28,7 @@ def page(brief: Brief, format: str, most: int) -> str:
     whole = write(brief)
     if len(whole) <= most:
         return whole
-    low, high = 0, most  # characters of content; `low` fits
+    low, high = 0, 2 * most  # characters of content, by `_size`; `low` fits
     best = write(_trimmed(brief, 0))
     while high - low > 16:
         middle = (low + high) // 2

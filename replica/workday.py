@@ -395,7 +395,10 @@ def log_line(clone: Clone, message: str | None, since: int, now_ms: int) -> Logg
     who = persona(clone)
     when = _minute(now_ms).removesuffix(" UTC") + "Z"
     line = f"- {when} {clone.name}{f' ({who})' if who else ''}: {said}"
-    return Logged(path, writing.add(clone, path, line).text)
+    try:
+        return Logged(path, writing.add(clone, path, line).text)
+    except UsageError:  # something is left open in it, such as a code fence
+        return Logged(path, writing.add(clone, path, " ".join(line.split())).text)
 
 
 def log_path(clone: Clone) -> str | None:

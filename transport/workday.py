@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from replica import briefing, clock, members, rejoin, workday
-from replica.bridge import Bridge, Report
+from replica.bridge import Report
 from replica.clone import Clone
 from replica.errors import ReplicaError, UsageError
 from transport.meeting import USUAL, Patience, meet
@@ -31,7 +31,7 @@ async def start(
         raise UsageError(f"{format!r} is no format", hint=f"it is one of {', '.join(briefing.FORMATS)}")
     if most < briefing.SHORTEST:
         raise UsageError(f"{most} characters are too few", hint=f"give it {briefing.SHORTEST:,} or more")
-    clone, bridge = node.clone, Bridge(node.clone)
+    clone, bridge = node.clone, node.bridge
     who = workday.persona(clone, persona)
     clone.log.refresh()
     current = workday.begin(clone, _now())
@@ -106,7 +106,7 @@ def _iso(ms: int | None) -> str | None:
 
 async def save(node: Node, patience: Patience, *, message: str | None = None) -> dict[str, Any]:
     """End a session: take in all files, note it in the log, exchange with who is in reach, write what has come."""
-    clone, bridge = node.clone, Bridge(node.clone)
+    clone, bridge = node.clone, node.bridge
     clone.log.refresh()
     last = workday.session(clone) or workday.Session(0, 0, 0, _now())
     since = last.opened if last.ended is None else last.seen
@@ -132,13 +132,18 @@ async def save(node: Node, patience: Patience, *, message: str | None = None) ->
             for peer in met["peers"]
         ],
         "problems": met["problems"], "seconds": met["seconds"], "failed": failed,
-        "resting": rejoin.under_way(clone.store) is not None,
+        "resting": _rests(clone),
     }  # fmt: skip
+
+
+def _rests(clone: Clone) -> bool:
+    """Nothing can be written yet: it has to meet a member first."""
+    return rejoin.under_way(clone.store) is not None or clone.log.author(clone.identity.id) is None
 
 
 def _note(clone: Clone, message: str | None, since: int) -> tuple[workday.Logged | None, dict[str, str] | None]:
     """The line in the log. That it cannot be written must not keep the rest from the others."""
-    if rejoin.under_way(clone.store):
+    if _rests(clone):
         return None, None
     try:
         return workday.log_line(clone, message, since, _now()), None
