@@ -80,7 +80,7 @@ async def _alone(folder: "Path | None", request: str, asked: dict[str, Any], tel
 
     work, patience = {"start": (workday.start, workday.BRIEF), "save": (workday.save, workday.THOROUGH)}[request]
     with opened(folder) as clone:
-        node = Node(clone, Options(files=False, serve=False))
+        node = Node(clone, Options(files=False, serve=False, announce=request != "start"))
         running = await started(node)
         try:
             answer = await work(node, patience, **asked)

@@ -389,7 +389,7 @@ def test_start_and_save_on_running_nodes_exchange_with_whoever_is_connected(tmp_
                 (peer,) = first["peers"]
                 assert peer["in_step"] and peer["sent"] >= 3 and peer["waiting"] == 0
                 shown = json.loads((await at_work.start(b, at_work.CONNECTED, format="json"))["page"])
-                assert shown["in_step"] == ["alice"] and not shown["offline"]
+                assert shown["reached"] == ["alice"] and not shown["offline"]
                 assert shown["context"][0]["quotes"][0]["text"] == "now\n"
                 changed = {item["document"]: item for item in shown["changes"]}
                 assert changed["SESSION_LOG.md"]["quotes"][0]["text"].endswith("alice: hello")

@@ -4,19 +4,24 @@ import asyncio
 import time
 from typing import NamedTuple
 
+from replica.log import lacking
 from transport.node import Node
+from transport.peer import Peer
+from transport.session import State
 
 
 class Patience(NamedTuple):
     """How long to wait, in seconds.
 
     `quiet`: nothing new for so long, and everybody who came is in step: the others are not there. `alone`: as long as
-    nobody has come at all. `calls`: whether to wait for calls under way that nobody has answered.
+    nobody has come at all. `calls`: whether to wait for calls under way that nobody has answered. `give`: until others
+    have what is here, and not only we what is there.
     """
 
     quiet: float = 0.6
     alone: float = 1.2  # announcements reach a newcomer within 0.13 s
     calls: bool = True
+    give: bool = True
 
 
 USUAL = Patience()
@@ -58,9 +63,16 @@ def _state(node: Node) -> tuple:
     return (node.clone.log.last_row(), *sorted((id, peer.session.in_step) for id, peer in node.peers.items()))
 
 
+def _met(node: Node, peer: Peer, patience: Patience) -> bool:
+    session = peer.session
+    if session.in_step or patience.give:
+        return session.in_step
+    return session.state is State.SYNCING and not lacking(node.clone.log.vector(), session.peer_vector)
+
+
 def _done(node: Node, still: float, patience: Patience) -> bool:
     others = node.peer_states()
-    if node.peers and all(peer.session.in_step for peer in node.peers.values()):
+    if node.peers and all(_met(node, peer, patience) for peer in node.peers.values()):
         return (all(p["online"] for p in others) and bool(others)) or still >= patience.quiet
     if not node.peers:
         alone = not others and not node.targets.all()

@@ -57,6 +57,7 @@ class Options:
     mdns: bool = True
     files: bool = True
     serve: bool = True  # answer other processes, and be the one node of this clone
+    announce: bool = True  # be found by mDNS, and not only find; to take that back takes 0.3 s
 
 
 class Node:
@@ -674,7 +675,8 @@ class Node:
         self.discovery.on_found(self._found)
         stack.push_async_callback(self.discovery.close)
         await self.discovery.start()
-        await self.discovery.announce(self.port)
+        if self.options.announce:
+            await self.discovery.announce(self.port)
 
     def _found(self, places: list[Address], instance: str) -> None:
         for place in places:

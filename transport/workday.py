@@ -14,9 +14,10 @@ from transport.node import Node
 CONNECTED = Patience(quiet=0.05, alone=0.05, calls=False)
 # A person who begins to work waits for at most a second, and less where nobody answers.
 BRIEF = Patience(quiet=0.3, alone=0.4, calls=False)
-THOROUGH = USUAL
+THOROUGH = USUAL._replace(calls=False)  # who has not answered after `alone` is not there
 START_WAIT, SAVE_WAIT = 1.0, 5.0  # seconds
 NAMED = 3  # members on one line
+MANY = 20  # members in JSON
 
 
 async def start(
@@ -37,7 +38,7 @@ async def start(
     current = workday.begin(clone, _now())
     taken = bridge.run(session=True)
     node.hurry()
-    met = await meet(node, START_WAIT, patience)
+    met = await meet(node, START_WAIT, patience._replace(give=False))
     written = bridge.run(session=True)
     clone.log.refresh()
     current = current._replace(seen=clone.log.last_row())
@@ -57,11 +58,11 @@ def _brief(
     before = None if current.first else current.before
     head = {
         "workspace": clone.workspace_name, "clone": clone.name, "persona": who or None, "time": _iso(_now()),
-        "node": "running" if node.options.serve else "stopped", "in_step": met["in_step"], "missing": met["missing"],
+        "node": "running" if node.options.serve else "stopped", "reached": _reached(met)[:MANY],
+        "missing": met["missing"][:MANY],
         "offline": bool(met["peers"]) and not any(peer["online"] for peer in met["peers"]), "since": _iso(before),
         "files": {"taken": len(taken.taken), "written": len(taken.written) + len(written.written)},
     }  # fmt: skip
-    head["in_step"], head["missing"] = head["in_step"][:20], head["missing"][:20]
     name = briefing.label
     as_whom = f", as {name(who, 64)}" if who else ""
     now = clock.to_text(clock.from_ms(_now()))
@@ -70,16 +71,21 @@ def _brief(
     return workday.Brief(head, lines, workday.sections(clone, current, who, most))
 
 
+def _reached(met: dict) -> list[str]:
+    """The members whose changes are all here now."""
+    return [peer["name"] for peer in met["peers"] if peer["online"] and not peer["ahead"]]
+
+
 def _reach(met: dict) -> str:
     """Whose changes are here, and whose may not be."""
-    online = [peer for peer in met["peers"] if peer["online"]]
     if not met["peers"]:
         return "nobody else belongs to this workspace yet (replica invite)"
+    online, reached = [peer for peer in met["peers"] if peer["online"]], _reached(met)
     if not online:
         return f"offline: none of {len(met['peers'])} members is in reach ({_names(met['missing'])})"
-    behind = [peer["name"] for peer in online if not peer["in_step"]]
-    parts = [f"in step with {_names(met['in_step'])}"] if met["in_step"] else []
-    parts += [f"still exchanging with {_names(behind)}"] if behind else []
+    behind = [peer["name"] for peer in online if peer["ahead"]]
+    parts = [f"up to date with {_names(reached)}"] if reached else []
+    parts += [f"not yet with {_names(behind)}"] if behind else []
     parts += [f"out of reach: {_names(met['missing'])}"] if met["missing"] else []
     return "; ".join(parts)
 
