@@ -86,16 +86,19 @@ def _trim(section: Section, most: int) -> Section:
 
 def _fitting(quotes: tuple[Quote, ...], most: int) -> tuple[Quote, ...]:
     """As many of the first as have room, long ones cut to a fair share."""
-    for count in range(len(quotes), 0, -1):
+    few, many, best = 0, min(len(quotes), most // OVERHEAD), ()
+    while few < many:  # the more they are, the less there is for each
+        count = (few + many + 1) // 2
         rooms = shares([_quote_size(quote) for quote in quotes[:count]], most)
-        cut = tuple(_shortened(quote, room - OVERHEAD) for quote, room in zip(quotes, rooms, strict=False))
-        if all(len(one.text) >= min(DIGNITY, len(quote.text)) for one, quote in zip(cut, quotes, strict=False)):
-            return cut
-    return ()
+        if all(room >= min(OVERHEAD + DIGNITY, _quote_size(one)) for one, room in zip(quotes, rooms, strict=False)):
+            few, best = count, rooms
+        else:
+            many = count - 1
+    return tuple(_shortened(quote, room - OVERHEAD) for quote, room in zip(quotes, best, strict=False))
 
 
 def _shortened(quote: Quote, most: int) -> Quote:
-    text = quote.text[: max(0, most)]
+    text = quote.text[:most]
     return quote._replace(text=text, cut=quote.cut + len(quote.text) - len(text))
 
 

@@ -37,9 +37,10 @@ async def start(
     clone.log.refresh()
     current = workday.begin(clone, _now())
     taken = bridge.run(session=True)
+    row = clone.log.last_row()
     node.hurry()
     met = await meet(node, START_WAIT, patience._replace(give=False))
-    written = bridge.run(session=True)
+    written = bridge.run(session=True) if clone.log.last_row() != row or taken.look_again else Report()
     clone.log.refresh()
     current = current._replace(seen=clone.log.last_row())
     brief = _brief(clone, current, who, node, met, taken, written, most)
@@ -118,12 +119,12 @@ async def save(node: Node, patience: Patience, *, message: str | None = None) ->
     since = last.opened if last.ended is None else last.seen
     taken = bridge.run(every=True, wait=True)
     line, failed = _note(clone, message, since)
-    written = bridge.run(every=True)
+    written = bridge.run(every=True) if line or taken.look_again else Report()
     seen = clone.log.last_row()
     waited = {peer["id"]: peer["behind"] for peer in node.peer_states()}
     node.hurry()
     met = await meet(node, SAVE_WAIT, patience)
-    came = bridge.run(every=True)
+    came = bridge.run(every=True) if clone.log.last_row() != seen else Report()
     with clone.transaction():
         workday.keep(clone, last._replace(opened=seen, seen=seen, ended=_now(), first=False))
     return {
