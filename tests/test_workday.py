@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from replica import briefing, workday
 from replica.briefing import OVERHEAD, SHORTEST, page, shares
+from replica.clone import Clone
 from replica.cloud import decide
 from replica.errors import UsageError
+from replica.keys import Identity
 from replica.quoting import fenced, label, quoted, visible
 from replica.workday import Brief, Item, Quote, Section
 from tests.helpers import START, Network, add, read, save, sync
@@ -413,6 +415,17 @@ def test_start_offline_says_so_and_ends_well(replica):
     assert "> now\n" in shown and "activeContext.md" in shown
     assert replica.json("start")["persona"] == "ledger"
     assert replica.json("start", "--persona", "")["persona"] is None
+
+
+def test_start_with_every_member_out_of_reach_names_them(replica):
+    with Clone.open(replica.root) as clone:
+        clone.admit(Identity.new().public, b"", "bob"), clone.admit(Identity.new().public, b"", "carol\u202e")
+    shown = replica("start")
+    assert "offline: none of 2 members is in reach (bob, carol" in shown and "\u202e" not in shown
+    said = replica.json("start")
+    assert said["offline"] and said["missing"][0] == "bob" and said["reached"] == []
+    replica("save", "-m", "alone")
+    assert "bob: out of reach; " in replica.out and "changes wait" in replica.out
 
 
 def test_start_brings_files_of_cadence_session_up_to_date_and_save_takes_them_in(replica):
