@@ -21,6 +21,8 @@ from replica.places import CONFIG, FOLDER
 UNSAVED = 12 * 3_600_000  # milliseconds after which a session that was not saved is over
 LOOKED_AT = 1_000  # of the changes since the last session, the newest that are opened for what they hold
 ENTRIES = 40  # of one document, the newest that are shown
+OPENED = 50  # documents that others changed and whose new entries are shown; of the others it is counted
+LISTED = 300  # documents that others changed
 NAMED = 6  # documents in a line of the log
 LOG = "SESSION_LOG.md"
 CONTEXT, INBOX = "activecontext", "decisions-inbox"
@@ -48,8 +50,10 @@ class Session(NamedTuple):
 
 def session(clone: Clone) -> Session | None:
     """The last one that was begun, if any."""
-    kept = clone.store.meta("session")
-    return Session(**json.loads(kept)) if kept else None
+    try:
+        return Session(**json.loads(clone.store.meta("session", "")))
+    except (ValueError, TypeError):
+        return None
 
 
 def begin(clone: Clone, now_ms: int) -> Session:
@@ -127,16 +131,16 @@ class Brief:
 
 def sections(clone: Clone, current: Session, who: str, most: int) -> tuple[Section, ...]:
     """`who`: the persona, or "". `most`: no text is longer than this."""
-    documents = clone.documents.all()
-    contexts, others_contexts = _of(documents, CONTEXT, who)
-    inboxes, others_inboxes = _of(documents, INBOX, who)
+    alive = clone.documents.latest_changes()
+    contexts, others_contexts = _of(clone, alive, CONTEXT, who)
+    inboxes, others_inboxes = _of(clone, alive, INBOX, who)
     since = "" if current.first or current.before is None else f" ({_minute(current.before)})"
-    changed = _changed(clone, current, who, {document.path for document in contexts}, most)
+    changed = _changed(clone, current, who, {document.path for document in (*contexts, *inboxes)}, most)
     return (
         Section("context", "Active context", _contexts(clone, contexts, most), "replica show DOCUMENT",
                 note=_left_out(others_contexts)),
         Section("changes", "Others' changes " + ("so far" if current.first else f"since the last session{since}"),
-                changed, "replica log"),
+                tuple(changed[:LISTED]), "replica log", left=max(0, len(changed) - LISTED)),
         Section("conflicts", "Open conflicts", _conflicts(clone, most), "replica conflicts"),
         Section("buffers", "Buffers to harvest", _buffers(clone, who), "replica status"),
         Section("decisions", "Decisions that wait", _decisions(clone, inboxes, most), "replica show DOCUMENT",
@@ -158,13 +162,19 @@ def _left_out(paths: list[str]) -> str:
 # --- whose a document is
 
 
-def _of(documents: list[Document], stem: str, who: str) -> tuple[list[Document], list[str]]:
-    """The live documents of that name, the persona's own first, and the paths of those that are another's."""
-    named = [d for d in documents if _stem(d.path) == stem or _stem(d.path).startswith(f"{stem}-")]
-    standing = {d.path: _standing(d.path, stem, who) for d in named}
-    chosen = [d for d in named if standing[d.path] < 2]
-    chosen.sort(key=lambda d: (standing[d.path], d.path.count("/"), d.path))
-    return chosen, [d.path for d in named if standing[d.path] == 2]
+def _of(
+    clone: Clone, alive: Iterable[tuple[str, str]], stem: str, who: str
+) -> tuple[list[Document], list[str]]:  # fmt: skip
+    """The live documents of that name, the persona's own first, and the paths of those that are another's.
+
+    `alive`: paths and policies.
+    """
+    named = [(p, policy) for p, policy in alive if _stem(p) == stem or _stem(p).startswith(f"{stem}-")]
+    chosen = [(_standing(path, stem, who), path.count("/"), path, policy) for path, policy in named]
+    return (
+        [clone.documents.find(path, policy) for standing, _, path, policy in sorted(chosen) if standing < 2],
+        [path for standing, _, path, _ in chosen if standing == 2],
+    )
 
 
 def _stem(path: str) -> str:
@@ -224,7 +234,7 @@ def ours(clone: Clone) -> set[bytes]:
     return {identity.id for identity in copies.identities(clone)} | {clone.private.id}
 
 
-def _changed(clone: Clone, current: Session, who: str, told: set[str], most: int) -> tuple[Item, ...]:
+def _changed(clone: Clone, current: Session, who: str, told: set[str], most: int) -> list[Item]:
     """Per document, by whom; the persona's documents first, then the newest. `told`: documents shown elsewhere."""
     mine = {author.n for author in clone.log.authors() if author.id in ours(clone)}
     rows = clone.store.rows(
@@ -243,9 +253,10 @@ def _changed(clone: Clone, current: Session, who: str, told: set[str], most: int
             {"clone": clone.author_name(clone.log.author_n(author).id), "changes": count, "time": time}
             for author, count, time, _ in sorted(of, key=lambda row: -row[2])
         ]
-        quotes = () if path in (*told, CONFIG, "") else _news(clone, path, policy, current.since, most)
+        apart = path in (*told, CONFIG, "") or len(items) >= OPENED
+        quotes = () if apart else _news(clone, path, policy, current.since, most)
         items.append(Item(path, done(doc), quotes, {"clones": clones}))
-    return tuple(items)
+    return items
 
 
 def _place(clone: Clone, doc: int | None) -> tuple[str, str]:
@@ -404,11 +415,12 @@ def log_line(clone: Clone, message: str | None, since: int, now_ms: int) -> Logg
 def log_path(clone: Clone) -> str | None:
     """The document of policy log that sessions are noted in, or where it would be made; None: no rule makes one."""
     who = persona(clone)
-    logs = [d.path for d in clone.documents.all() if _is_log(clone, d.path) and d.policy == "log"]
+    alive = clone.documents.latest_changes()
+    logs = [path for path, policy in alive if policy == "log" and _is_log(clone, path)]
     named = [path for path in logs if posixpath.basename(path).casefold() == LOG.casefold()]
     if named or logs:
         return min(named or logs, key=lambda path: (_standing(path, "", who), path.count("/"), path))
-    contexts, _ = _of(clone.documents.all(), CONTEXT, who)
+    contexts, _ = _of(clone, alive, CONTEXT, who)
     folders = [posixpath.dirname(document.path) for document in contexts]
     places = (posixpath.join(folder, LOG) for folder in (*folders, ""))
     return next((path for path in places if _is_log(clone, path)), None)

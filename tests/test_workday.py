@@ -9,14 +9,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replica import briefing, workday
-from replica.briefing import OVERHEAD, SHORTEST, page, shares
+from replica.briefing import SHORTEST, page, shares
 from replica.clone import Clone
 from replica.cloud import decide
 from replica.errors import UsageError
 from replica.keys import Identity
 from replica.quoting import fenced, label, quoted, visible
 from replica.workday import Brief, Item, Quote, Section
-from tests.helpers import START, Network, add, read, save, sync
+from tests.helpers import START, Network, add, read, save
 from tests.test_cli_memory import fresh, replica  # noqa: F401 - fixtures
 from tests.test_node import admitted, at, founder, on_loopback, running  # noqa: F401 - a fixture
 from transport import workday as at_work
@@ -291,6 +291,17 @@ def test_a_persona_sees_its_own_first_and_not_what_is_anothers(pair):
     assert len(everything.items) == 5 and everything.note == ""
 
 
+def test_of_very_many_documents_the_newest_are_told_and_the_others_counted(pair, monkeypatch):
+    monkeypatch.setattr(workday, "OPENED", 2), monkeypatch.setattr(workday, "LISTED", 3)
+    alice, bob = pair["alice"], pair["bob"]
+    for number in range(5):
+        add(bob, f"{number}-buffer.md", "- one")
+    pair.sync_all()
+    changes = told(alice, pair)["changes"]
+    assert [item.document for item in changes.items[:3]] == ["4-buffer.md", "3-buffer.md", "2-buffer.md"]
+    assert [len(item.quotes) for item in changes.items] == [1, 1, 0] and changes.left == 2
+
+
 def test_what_is_held_back_is_told(pair):
     alice = pair["alice"]
     save(alice, "a-buffer.md", "".join(f"- {n}\n" for n in range(30))), pair.run("alice")
@@ -495,18 +506,17 @@ def test_start_is_bounded_and_holds_hostile_memory_in_its_quotes(replica, format
         assert not any(words in line for line in ours)
 
 
-def test_the_bound_leaves_room_for_words_of_our_own():
-    assert OVERHEAD < SHORTEST / 10
-    with Network("a" * 64, "b" * 64) as network:
-        one, other = network.clones.values()
-        sync(one, other)
-        head = {"workspace": "w" * 64, "clone": "c" * 64, "persona": "p" * 64, "missing": ["m" * 64] * 20}
-        lines = ("x" * 250, "y" * 200)
-        sections = tuple(
-            section._replace(
-                items=tuple(Item("d" * 200, "w" * 300) for _ in range(50)), note="2 of other personas left out"
-            )
-            for section in told(one, network).values()
+@pytest.mark.parametrize("format", briefing.FORMATS)
+def test_the_bound_leaves_room_for_words_of_our_own(pair, format):
+    head = {"workspace": "w" * 64, "clone": "c" * 64, "persona": "p" * 64, "time": "2026-01-01T10:00:00Z",
+            "node": "running", "reached": ["m" * 64] * at_work.MANY, "missing": ["m" * 64] * at_work.MANY, "offline": False,
+            "since": "2026-01-01T10:00:00Z", "files": {"taken": 10_000, "written": 10_000}}  # fmt: skip
+    sections = tuple(
+        section._replace(
+            items=tuple(Item("d" * 200, "w" * 300) for _ in range(50)), note="2 of other personas left out"
         )
-        for format in ("text", "markdown"):
-            assert len(page(Brief(head, lines, sections), format, SHORTEST)) <= SHORTEST
+        for section in told(pair["alice"], pair).values()
+    )
+    shown = page(Brief(head, ("x" * 250, "y" * 250), sections), format, SHORTEST)
+    assert len(shown) <= SHORTEST and (format == "json" or not shown.endswith("…\n"))
+    assert format != "json" or json.loads(shown)

@@ -17,7 +17,7 @@ BRIEF = Patience(quiet=0.3, alone=0.4, calls=False)
 THOROUGH = USUAL._replace(calls=False)  # who has not answered after `alone` is not there
 START_WAIT, SAVE_WAIT = 1.0, 5.0  # seconds
 NAMED = 3  # members on one line
-MANY = 20  # members in JSON
+MANY = 5  # members in JSON
 
 
 async def start(
