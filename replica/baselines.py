@@ -14,7 +14,7 @@ import msgpack
 
 from replica.blocks import block_id
 from replica.changes import ROLES, Dot, check_meta
-from replica.errors import InvalidChange
+from replica.errors import DamagedRecord, InvalidChange
 from replica.keys import ID_SIZE
 from replica.log import Log, Stored
 from replica.materialise import Materialiser, pack_rank, unpack_rank
@@ -169,11 +169,9 @@ def read(store: Store, log: Log, doc: int, policy: str, engine: Any = None) -> B
 
 
 def of(store: Store, log: Log, doc: int) -> Baseline | None:
-    """The baseline of a document; None: its log is whole."""
-    packed = store.value("SELECT data FROM baselines WHERE doc=?", (doc,))
-    if packed is None:
-        return None
-    return unpack(packed)._replace(adds=_adds(store, log, doc, "folded=2", "folded>0"))
+    """The baseline of a document; None: its log is whole. Raises DamagedRecord."""
+    baseline = _stored(store, doc)
+    return baseline and baseline._replace(adds=_adds(store, log, doc, "folded=2", "folded>0"))
 
 
 def keep(store: Store, doc: int, time: int, baseline: Baseline) -> None:
@@ -217,15 +215,27 @@ def write(store: Store, log: Log, doc: int, baseline: Baseline, row: int = 0) ->
         ],
     )  # fmt: skip
     if baseline.state is not None:
-        store.execute(
-            "INSERT OR REPLACE INTO texts VALUES(?,0,?,?)", (doc, baseline.text, zlib.compress(baseline.state, 1))
-        )
+        store.execute("INSERT OR REPLACE INTO texts VALUES(?,0,?,x'')", (doc, baseline.text))
 
 
 def text_state(store: Store, doc: int) -> bytes | None:
-    """The engine state that the log of a text goes on from, or None where the log is whole."""
+    """The engine state that the log of a text goes on from, or None where the log is whole. Raises DamagedRecord."""
+    baseline = _stored(store, doc)
+    return baseline and baseline.state
+
+
+def _stored(store: Store, doc: int) -> Baseline | None:
+    """As the row has it, without its adds."""
     packed = store.value("SELECT data FROM baselines WHERE doc=?", (doc,))
-    return None if packed is None else unpack(packed).state
+    try:
+        return None if packed is None else unpack(packed)
+    except InvalidChange:  # it was our disk, and not whoever's change comes next
+        raise damaged(store, doc) from None
+
+
+def damaged(store: Store, doc: int) -> DamagedRecord:
+    path = store.value("SELECT path FROM documents WHERE n=?", (doc,))
+    return DamagedRecord(f"{path}: its baseline in the store is damaged, so this document waits")
 
 
 class Scratch(Materialiser):

@@ -149,6 +149,10 @@ class Bridge:
             finally:
                 self._turns -= 1
 
+    def at_rest(self):
+        """A context in which no other process reads or writes the files: what moves there meanwhile is no edit."""
+        return self._turn()
+
     def _once(self, due: cadence.Due, force: set[str]) -> Report:
         report = Report()
         if under_way(self.store) or not self._has_workspace():

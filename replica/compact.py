@@ -28,6 +28,7 @@ from replica.store import PLACE, Store
 
 DAY = 86_400_000  # milliseconds
 AT_ONCE = 200  # documents that are prepared in one scratch store
+REPLAYED = 32  # changes of a text behind its baseline that are applied again rather than its state kept twice
 WORTH_IT = 1_000  # changes to fold before a node does so by itself
 FREE_SHARE = 0.25  # of the file's pages: with more than this empty, the file is written anew
 
@@ -349,6 +350,10 @@ def _fold(clone: Clone, cut: Cut, prepared: list[_Folded]) -> int:
         store.many("UPDATE adds SET after=?, rank=? WHERE author=? AND seq=? AND idx=?", one.moved)
     for n, seq in cut.items():
         store.execute(f"DELETE FROM changes WHERE author=? AND seq<=? AND {foldable}", (n, seq))
+    store.many(
+        "UPDATE texts SET state=x'' WHERE doc=? AND (SELECT count(*) FROM changes WHERE changes.doc=texts.doc)<=?",
+        [(one.doc, REPLAYED) for one in ready],
+    )
     store.execute(
         "DELETE FROM overlaps WHERE reviewed=1 AND one_seq<=(SELECT floor FROM authors WHERE n=one)"
         " AND other_seq<=(SELECT floor FROM authors WHERE n=other)"

@@ -70,6 +70,11 @@ harvest = { entries = 5, into = "Docs/03-Reference/ADR/" }
 glob = "**/*-buffer.md"
 policy = "union"
 
+# What buffers are harvested into, entry by entry: two clones that harvest the same one write it once.
+[[documents]]
+glob = "**/Docs/03-Reference/Patterns.md"
+policy = "union"
+
 # The log: lines are added and never changed.
 [[documents]]
 glob = "**/SESSION_LOG.md"
@@ -119,7 +124,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone's name."""
+    """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone or persona."""
 
     into: str
     lines: int | None = None

@@ -248,7 +248,9 @@ class Log:
         if change.seq != author.seq + 1:
             raise MissingDependency(f"change {name} came before {author.seq + 1}")
         if change.prev != author.head:
-            raise InvalidChange(f"change {name} does not continue its author's chain")
+            if author.seq:  # it continues another one than ours: of that number there are two
+                raise two_of(author.name, author.seq)
+            raise InvalidChange(f"change {name} does not begin its author's chain")
         if author.removed and self._knew_of_removal(author, change):
             raise InvalidChange(f"change {name} was written after its author's removal was known there")
         for dep, seq in change.deps:
@@ -314,10 +316,7 @@ class Log:
     def _known(self, author: Author, change: Change) -> None:
         held = self.store.value("SELECT hash FROM changes WHERE author=? AND seq=?", (author.n, change.seq))
         if held is not None and held != change.hash:
-            raise Fork(
-                f"{author.name} wrote two different changes number {change.seq}",
-                hint="its store was restored from a copy, or runs twice: it comes back by itself when the two meet",
-            )
+            raise two_of(author.name, change.seq)
 
     def _store(self, author: Author, change: Change, signature: bytes | None) -> Stored:
         doc = None
@@ -407,6 +406,14 @@ class Log:
                 path = self.store.value("SELECT path FROM documents WHERE n=?", (doc,))
                 raise DamagedRecord(f"{path}: change {n} in the store is damaged, so this document waits")
             yield Stored(n, self._by_n[author], change)
+
+
+def two_of(author: str, seq: int) -> Fork:
+    """What is wrong with a change under whose number another one is held, or that continues such a one."""
+    return Fork(
+        f"{author} wrote two different changes number {seq}",
+        hint="its store was restored from a copy, or runs twice: it comes back by itself when the two meet",
+    )
 
 
 def succession(workspace: bytes, new_key: bytes) -> bytes:

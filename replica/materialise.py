@@ -295,7 +295,7 @@ class Materialiser:
         """A document's stored text and up to which row it goes. A damaged one is passed over: the log has it all."""
         from replica.text import Text
 
-        row = self.store.row("SELECT change, state, text FROM texts WHERE doc=?", (doc,))
+        row = self.store.row("SELECT change, state, text FROM texts WHERE doc=? AND state<>x''", (doc,))
         if row is not None and row[0] < limit:
             try:
                 text = Text.load(zlib.decompress(row[1]), client)
@@ -306,12 +306,15 @@ class Materialiser:
         return self.folded_text(doc, client), 0
 
     def folded_text(self, doc: int, client: int | None = None):
-        """The text that the log of a document goes on from."""
+        """The text that the log of a document goes on from. Raises DamagedRecord."""
         from replica import baselines
         from replica.text import Text
 
         state = baselines.text_state(self.store, doc)
-        return Text.new(client) if state is None else Text.load(state, client)
+        try:
+            return Text.new(client) if state is None else Text.load(state, client)
+        except CorruptUpdate:
+            raise baselines.damaged(self.store, doc) from None
 
     def flush(self) -> None:
         """Store the state of the texts that have changed: once a transaction, not once a change."""

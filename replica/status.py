@@ -121,25 +121,21 @@ def _ahead_of_time(clone: Clone, member: bytes) -> list[dict[str, Any]]:
 
 def harvest(clone: Clone) -> list[dict[str, Any]]:
     """The buffers that are full or nearly so: `share` of the threshold that is nearest, from 0.8 on."""
+    from replica.harvest import fullness
+
     result = []
     for path, policy in clone.documents.latest_changes():
         rule = clone.rule(path)
         if rule is None or rule.harvest is None or rule.policy != policy:
             continue
-        document = clone.documents.find(path, policy)
         try:
-            text = clone.documents.text(document)
+            full = fullness(clone, clone.documents.find(path, policy), rule.harvest)
         except DamagedRecord:
             continue  # listed among the files that are passed over
-        entries = 0 if policy == "text" else sum(e.role == "entry" for e in clone.documents.entries(document))
-        lines = sum(1 for line in text.split("\n") if line.strip())
-        have = {"lines": lines, "entries": entries, "bytes": len(text.encode())}
-        shares = [(have[what] / most, what, most) for what in have if (most := getattr(rule.harvest, what))]
-        share, what, most = max(shares)
-        if share >= WARN_FROM:
+        if full.share >= WARN_FROM:
             result.append({
-                "document": path, "measure": what, "value": have[what], "threshold": most,
-                "share": round(share, 2), "into": rule.harvest.into,
+                "document": path, "measure": full.measure, "value": full.value, "threshold": full.threshold,
+                "share": round(full.share, 2), "into": rule.harvest.into,
             })  # fmt: skip
     return result
 

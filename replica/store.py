@@ -65,7 +65,7 @@ CREATE TABLE adds(
     place BLOB NOT NULL, after BLOB, meta BLOB, roots BLOB, dead INTEGER NOT NULL DEFAULT 0, rank BLOB,
     folded INTEGER NOT NULL DEFAULT 0, UNIQUE(author, seq, idx));
 CREATE INDEX adds_of_document ON adds(doc);
--- A cache; `state` is deflated.
+-- A cache; `state` is deflated, and empty where the baseline and few changes behind it give it.
 CREATE TABLE texts(doc INTEGER PRIMARY KEY, change INTEGER NOT NULL, text TEXT NOT NULL, state BLOB NOT NULL);
 CREATE TABLE overlaps(
     doc INTEGER, one INTEGER, one_seq INTEGER, other INTEGER, other_seq INTEGER, reviewed INTEGER NOT NULL DEFAULT 0,

@@ -12,7 +12,7 @@ from replica.baselines import AddRow, Late
 from replica.blocks import Node, order
 from replica.changes import Dot, Kind, Remove
 from replica.clone import Clone
-from replica.errors import HistoryFolded, InvalidChange
+from replica.errors import DamagedRecord, HistoryFolded, InvalidChange
 from tests.helpers import Network, add, assert_same, entry, save, shared_content
 
 AT_ONCE = "[history]\ndays = 0\n"
@@ -84,6 +84,50 @@ def test_a_folded_clone_and_one_that_is_not_go_on_alike(network):
     one.edit_text("n.md", new="first\nline\n")
     network.sync_all()
     assert_same(one, two, three)
+
+
+@pytest.mark.parametrize("behind", [0, 3, 32, 33])
+def test_a_text_with_little_behind_its_baseline_is_not_held_twice_and_goes_on(network, behind):
+    written(network)
+    one = network["one"]
+    one.set_config("[history]\ndays = 10\n")
+    network.sync_all()
+    network.now += 11 * DAY
+    for n in range(behind):
+        one.edit_text("n.md", new=f"later {n}\nline\n")
+    network.sync_all()
+    acknowledged(network)
+    text, digest = one.text("n.md"), one.digest()
+    compact.compact(one)
+    doc = one.document("n.md").shared
+    assert one.store.value("SELECT count(*) FROM changes WHERE doc=?", (doc,)) == behind
+    assert (one.store.value("SELECT state FROM texts WHERE doc=?", (doc,)) == b"") == (behind <= compact.REPLAYED)
+    one.materialiser.forget()
+    assert one.materialiser.engine(doc).text == text
+    one.store.execute("UPDATE documents SET digest=NULL")
+    one.store.set_meta("digest", None)
+    assert one.text("n.md") == text and one.digest() == digest
+    network["two"].edit_text("n.md", new=f"from two\n{text}")
+    one.edit_text("n.md", new=f"{text}from one\n")
+    network.sync_all()
+    assert one.text("n.md") == f"from two\n{text}from one\n"
+    assert_same(*network.clones.values())
+
+
+def test_a_change_to_a_text_whose_baseline_is_damaged_here_is_not_its_senders_fault(network):
+    written(network)
+    one, two = network["one"], network["two"]
+    compact.compact(one)
+    doc = one.document("n.md").shared
+    one.store.execute("UPDATE baselines SET data=x'00' WHERE doc=?", (doc,))
+    one.materialiser.forget()
+    two.edit_text("n.md", new="first\n" + two.text("n.md"))
+    add(two, "a-buffer.md", "- after it")
+    one.ingest(two.log.batch(one.vector(), 0)[0])
+    assert one.vector() == two.vector() and "- after it" in one.text("a-buffer.md")
+    for ask in (lambda: one.text("n.md"), lambda: one.materialiser.rebuild(doc)):
+        with pytest.raises(DamagedRecord, match=r"n\.md"), one.transaction():
+            ask()
 
 
 def test_a_late_joiner_gets_the_baselines_and_is_the_same(network):

@@ -12,7 +12,7 @@ import pytest
 from replica import bundle, compact, copies, folder, log, rejoin, writing
 from replica.bridge import SECOND_LOOK
 from replica.clone import Clone
-from replica.errors import DiskFull, WrongPolicy
+from replica.errors import DiskFull, Fork, WrongPolicy
 from replica.history import before_last, restore
 from replica.keys import Identity
 from replica.status import status
@@ -835,3 +835,19 @@ def test_a_text_in_memory_does_not_miss_what_another_process_wrote_before_it_was
         alice.log.refresh()
         alice.edit_text("n.md", [(0, 0, "zero\n")])
         assert alice.text("n.md") == network.reopen("alice").text("n.md") == "zero\none\nby a command\n"
+
+
+def test_who_goes_on_from_another_change_than_ours_is_split_and_no_liar():
+    """The fork came by a third clone after the two had compared heads: the next change stands on what is not here."""
+    with Backups("one", "two", "three") as network:
+        one, two = network["one"], network["two"]
+        network.back_up("three")
+        add(network["three"], "a-buffer.md", "- before the restore")
+        sync(network["three"], one)
+        three = network.bring_back("three")
+        add(three, "a-buffer.md", "- after it")
+        add(three, "a-buffer.md", "- and on")
+        sync(one, two)
+        second = history(three)[-1:]
+        with pytest.raises(Fork, match="three wrote two different changes"):
+            two.ingest(second)

@@ -509,8 +509,9 @@ def test_start_is_bounded_and_holds_hostile_memory_in_its_quotes(replica, format
 @pytest.mark.parametrize("format", briefing.FORMATS)
 def test_the_bound_leaves_room_for_words_of_our_own(pair, format):
     head = {"workspace": "w" * 64, "clone": "c" * 64, "persona": "p" * 64, "time": "2026-01-01T10:00:00Z",
-            "node": "running", "reached": ["m" * 64] * at_work.MANY, "missing": ["m" * 64] * at_work.MANY, "offline": False,
-            "since": "2026-01-01T10:00:00Z", "files": {"taken": 10_000, "written": 10_000}}  # fmt: skip
+            "node": "running", "reached": ["m" * 64] * at_work.MANY, "missing": ["m" * 64] * at_work.MANY,
+            "offline": False, "since": "2026-01-01T10:00:00Z",
+            "files": {"taken": 10_000, "written": 10_000}}  # fmt: skip
     sections = tuple(
         section._replace(
             items=tuple(Item("d" * 200, "w" * 300) for _ in range(50)), note="2 of other personas left out"

@@ -180,6 +180,8 @@ class Sink(ABC):
     keeps_ids: ClassVar[bool] = True
     wants_vectors: ClassVar[bool] = False
     reads_back: ClassVar[bool] = False  # `changes` and `present` work: it can be pulled from
+    # A namespace is a place of its own there: who changes its scope is in both until it is taken out of the old one.
+    apart: ClassVar[bool] = False
     batch: int = 100  # the most items in one call of `store` or `delete`
     parallel: int = 1  # how many calls of `store` may run at once, in threads
 
@@ -219,6 +221,22 @@ class Sink(ABC):
         """The remote ids of everything in our scope, complete or SinkError. Only asked where `reads_back`."""
         return {remote.remote_id for remote in self.changes(None) if not remote.deleted}
 
+    def read(self, known: Sequence[Known]) -> dict[UUID, Remote]:
+        """Those of these items that are there now, by our id. Only asked where `reads_back`.
+
+        Before the export writes over something it looks whether somebody has. This goes through all there is; a sink
+        that can ask for items by their ids does.
+        """
+        wanted = {one.remote_id: one.id for one in known}
+        return {
+            wanted[found.remote_id]: found
+            for found in self.changes(None) if found.remote_id in wanted and not found.deleted
+        }  # fmt: skip
+
+    def failed(self) -> dict[UUID, SinkError]:
+        """Items that the service acknowledged and could not keep after all, as far as it still tells."""
+        return {}
+
     def capacity(self) -> Capacity:
         """Unknown where the service does not tell."""
         return Capacity()
@@ -256,10 +274,15 @@ def remote(remote_id: str, text: str, fields: dict | None, updated: int | None, 
     rev, tags = fields.get("rev"), fields.get("tags")
     tags = tags.split(",") if isinstance(tags, str) else tags if isinstance(tags, list) else []
     return Remote(
-        remote_id, text, item, _text(fields.get("hash")), int(rev) if isinstance(rev, int | float) else None,
+        remote_id, text, item, _hash(fields.get("hash")), int(rev) if isinstance(rev, int | float) else None,
         _text(fields.get("origin")), updated, _text(fields.get("type")),
         tuple(tag for tag in tags if isinstance(tag, str) and tag), deleted,
     )  # fmt: skip
+
+
+def _hash(value: Any) -> str | None:
+    right = isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+    return value if right else None
 
 
 def _text(value: Any) -> str | None:

@@ -20,7 +20,7 @@ from replica.cloud.base import Capacity, Item, Known, Layer, Outcome, Outgoing, 
 from replica.cloud.embed import Embedder
 from replica.cloud.items import WAITS, Scope, Skip, Source, preview
 from replica.cloud.kinds import SCOPES
-from replica.cloud.ledger import Ledger, Row
+from replica.cloud.ledger import Ledger, Proposal, Row
 from replica.errors import UsageError
 from replica.log import Vector
 
@@ -324,6 +324,10 @@ def digest(item: Item) -> bytes:
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).digest()
 
 
+def text_hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
 def pulled_tag(type: str, remote_id: str) -> str:
     """The tag of an entry that was pulled: by it other clones know that its service has it already."""
     return f"{type}:{remote_id}"
@@ -366,15 +370,28 @@ class _Run:
                 self.sink.prepare()
             self._store(self._with_remote_ids(store))
             self._delete(delete)
+            if store and self.report.ended is None:
+                self._late()
         except SinkError as error:
             self._end(error)
-        self.report.pending = len(todo) - len(self.report.done) - len(self.report.failures)
-        finished = {(change.id, change.action) for change, _ in self.report.done}
-        self.unsound |= {change.document for change in todo if (change.id, change.action) not in finished}
+        finished = {change.id for change, _ in self.report.done}
+        tried = finished | {failure.id for failure in self.report.failures}
+        tried |= {skip.id for skip in self.plan.skips}
+        self.report.pending = sum(change.id not in tried for change in todo)
+        self.unsound |= {change.document for change in todo if change.id not in finished}
         for path, mark in self.plan.marks.items():
             if path not in self.unsound:
                 self.ledger.set_mark(self.n, path, mark)
         self._look()
+
+    def _late(self) -> None:
+        """What the service had acknowledged, and could not keep after all."""
+        for row in note_failed(self.ledger, self.n, self.sink.failed()):
+            self.unsound.add(row.document)
+            self.report.done = [one for one in self.report.done if one[0].id != row.id]
+            self.report.failures.append(Failure(
+                row.id, row.document, "", (row.hash or b"").hex(), row.trouble, row.error, row.hint, row.tries
+            ))  # fmt: skip
 
     def _look(self) -> None:
         """Where the items are now. A service that was out of reach is not asked again."""
@@ -422,7 +439,9 @@ class _Run:
                     self._collect(running)
                 if self.report.ended is not None:
                     break
-                batch = self._open_still(batch)
+                batch = self._untouched(self._open_still(batch))
+                if not batch:
+                    continue
                 self._note_sending(batch)
                 running[pool.submit(self._send, batch)] = batch
             while running:
@@ -438,6 +457,31 @@ class _Run:
             else:
                 self.unsound.add(change.document)
                 self.plan.skips.append(Skip(change.id, change.document, "", "it is not shared any more"))
+        return kept
+
+    def _untouched(self, batch: list[Change]) -> list[Change]:
+        """Without what somebody has changed or taken away there since: that waits for a person, as in a pull."""
+        over = [
+            Known(one.id, one.row.remote, one.row.namespace) for one in batch
+            if one.row is not None and one.row.remote and one.row.there is not None
+        ]  # fmt: skip
+        if not over or not self.sink.reads_back:
+            return batch
+        found = self._patiently(lambda: self.sink.read(over))
+        asked = {one.id for one in over}
+        kept = []
+        for change in batch:
+            row, there = change.row, found.get(change.id)
+            hash = text_hash(there.text) if there is not None else None
+            if change.id not in asked or hash in (row.there, bytes.fromhex(change.item.hash)):
+                kept.append(change)
+                continue
+            self.unsound.add(change.document)
+            self.plan.skips.append(Skip(change.id, change.document, preview(change.item.text), DIFFERS))
+            self.ledger.propose(self.n, Proposal(
+                self.n, change.id, "delete" if there is None else "edit", change.document,
+                change.item.text if there is None else there.text, hash, row.remote, _now(),
+            ))  # fmt: skip
         return kept
 
     def _note_sending(self, batch: list[Change]) -> None:
@@ -517,18 +561,24 @@ class _Run:
         for change, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Stored):
                 rows.append(self._stored(change, outcome, now))
-                old = change.row.remote if change.row is not None else None
-                if old is not None and old != outcome.remote_id:
-                    moved.append(Known(change.id, old, change.row.namespace))
+                old = change.row
+                if old is not None and old.remote and self._has_moved(change, outcome):
+                    moved.append(Known(change.id, old.remote, old.namespace))
             else:
                 rows.append(self._failed(change, outcome, now))
                 if outcome.trouble in (Trouble.AUTH, Trouble.QUOTA):
                     self._end(outcome)
         self.ledger.put(self.n, rows)
-        if moved:  # it was there under an id that somebody else gave it, and is now under ours
+        if moved:
             self._patiently(lambda: self.sink.delete(moved))
         self.finished += len(batch)
         self.progress(self.finished, len(self.plan.changes))
+
+    def _has_moved(self, change: Change, outcome: Stored) -> bool:
+        """Whether it is still where it was, too: under an id that somebody else gave it, or in its former namespace."""
+        return change.row.remote != outcome.remote_id or (
+            self.sink.apart and change.row.namespace != change.item.namespace and change.row.hash is not None
+        )
 
     def _stored(self, change: Change, outcome: Stored, now: int) -> Row:
         self.report.done.append((change, outcome))
@@ -593,6 +643,21 @@ class _Run:
         self.ledger.withdraw(self.n, gone)
         self.finished += len(batch)
         self.progress(self.finished, len(self.plan.changes))
+
+
+def note_failed(ledger: Ledger, n: int, failed: dict[UUID, SinkError]) -> list[Row]:
+    """Have the ledger say that these were not kept. Returns the rows of those that it had as stored."""
+    rows = []
+    for id, error in failed.items():
+        row = ledger.item(n, id)
+        if row is not None and row.state == "stored":
+            rows.append(row._replace(
+                state="failed", trouble=error.trouble.value, error=str(error), hint=error.hint, tries=row.tries + 1,
+                again=0, time=_now(),
+            ))  # fmt: skip
+            ledger.set_mark(n, row.document, None)
+    ledger.put(n, rows)
+    return rows
 
 
 def _batches(changes: list[Change], size: int) -> Iterator[list[Change]]:

@@ -49,7 +49,7 @@ class Http:
         )  # fmt: skip
 
     def call(
-        self, method: str, path: str, body: Any = None, *, query: dict[str, Any] | None = None,
+        self, method: str, path: str, body: Any = None, *, query: dict[str, Any] | list[tuple[str, Any]] | None = None,
         raw: bytes | None = None, content_type: str = "application/json", allow: tuple[int, ...] = (),
         headers: dict[str, str] | None = None,
     ) -> Answer:  # fmt: skip
@@ -129,6 +129,44 @@ REMEDIES = {
     Trouble.CONFLICT: "run `replica pull`, then export again",
     Trouble.UNREACHABLE: "check the network and the sink's url; what is queued stays queued",
 }
+
+
+def safe_url(url: str, service: str) -> str:
+    """The address of a service, if what goes there cannot be read on the way. Raises SinkError.
+
+    Without a scheme it is https. http goes no further than this machine: it would show the key and the memory.
+    """
+    from urllib.parse import urlsplit
+
+    url = url.strip()
+    url = (url if "://" in url else f"https://{url}").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        parts.port  # noqa: B018 - raises ValueError where it is no number
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if host and not (parts.username or parts.query or parts.fragment):
+        if parts.scheme == "https" or (parts.scheme == "http" and _is_here(host)):
+            return url
+        if parts.scheme == "http":
+            raise SinkError(
+                Trouble.AUTH, f"the url of {service} is http: everybody on the way could read along",
+                hint="write https://…; http is for this machine only (a tunnel to the service ends here, too)",
+            )  # fmt: skip
+    raise SinkError(
+        Trouble.AUTH, f"the url of {service} is no address of a service",
+        hint="write https://HOST, with a path if it has one; the key goes into the environment",
+    )  # fmt: skip
+
+
+def _is_here(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def said_in(answer: Answer) -> str:

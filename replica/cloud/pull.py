@@ -4,7 +4,6 @@ What we exported is known again by our id, by its id there, or by its words, and
 alone becomes an edit here. What changed on both sides waits as a conflict, and what was taken away there waits as well.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -101,9 +100,9 @@ class _Pull:
             return
         local = self.here.get(id) if id is not None else None
         if row is None and local is None and id is None:
-            same = self.by_hash.get(_hash(remote.text))
+            same = self.by_hash.get(export.text_hash(remote.text))
             if same is not None and (same not in self.rows or self.rows[same].remote is None):
-                self._adopt(remote, self.here[same], _hash(remote.text))
+                self._adopt(remote, self.here[same], export.text_hash(remote.text))
                 return
         if row is None and local is None:
             if remote.origin:  # ours, and not here (yet, or any more): whoever exported it looks after it
@@ -118,7 +117,7 @@ class _Pull:
         return row or self.by_remote.get(remote.remote_id)
 
     def _compare(self, remote: Remote, row: Row | None, local: Local | None, id: UUID) -> None:
-        there = _hash(remote.text)
+        there = export.text_hash(remote.text)
         base = row.there if row is not None else bytes.fromhex(remote.hash) if remote.hash else None
         if there == base:
             self.pulled.unchanged += 1
@@ -182,7 +181,7 @@ class _Pull:
         item = self._item_of(self.into, added.id)
         if item is not None:
             self.here[item.id] = Local(item, self._source(self.into))
-            self.ledger.put(self.n, [self._row(item, remote, _hash(remote.text))])
+            self.ledger.put(self.n, [self._row(item, remote, export.text_hash(remote.text))])
         self.pulled.added.append((self.into, preview(remote.text)))
 
     def _item_of(self, path: str, entry: bytes) -> Item | None:
@@ -221,8 +220,11 @@ class _Pull:
         last = self.ledger.fact(self.n, "swept") or 0
         if not stored or (len(stored) > SWEPT_ALWAYS and self.now - last < DAY):
             return
+        late = {row.id for row in export.note_failed(self.ledger, self.n, self.sink.failed())}
         present = self.sink.present() | self.seen
         for row in stored:
+            if row.id in late:
+                continue  # the service could not keep it: nobody has taken it away
             if row.remote not in present:
                 self._taken_away(row)
             else:
@@ -241,10 +243,6 @@ class _Pull:
                 self.n, Proposal(self.n, row.id, kind, row.document, local.item.text, None, row.remote, self.now)
             )
         self.pulled.deletions.append((row.document, preview(local.item.text)))
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _type(type: str | None) -> str | None:

@@ -38,6 +38,10 @@ class Shelf(Sink):
         self.clock = itertools.count(1_760_000_000_000, 1_000_000)
         self.times: dict[str, int] = {}
         self._next = itertools.count(1)
+        self.dropped: dict[UUID, SinkError] = {}
+
+    def failed(self) -> dict[UUID, SinkError]:
+        return self.dropped
 
     def test(self) -> str:
         return "a shelf"
@@ -60,7 +64,8 @@ class Shelf(Sink):
     def delete(self, batch: Sequence[Known]) -> list[Outcome]:
         self.calls.append("delete")
         for known in batch:
-            self.things.pop(known.remote_id, None)
+            if not self.apart or self.things.get(known.remote_id, ("", {}))[1].get("namespace") == known.namespace:
+                self.things.pop(known.remote_id, None)
         return [Stored(known.remote_id) for known in batch]
 
     def find(self, ids: Sequence[UUID]) -> dict[UUID, str]:

@@ -119,7 +119,7 @@ def test_what_became_private_since_the_plan_was_made_does_not_leave(network, she
     shelf.before = before
     report = export(alice, shelf)
     assert len(shelf.things) == shelf.batch
-    assert report.pending == 12 - shelf.batch
+    assert sum(skip.reason == "it is not shared any more" for skip in report.planned.skips) == 12 - shelf.batch
 
 
 def test_what_became_private_is_taken_away_there(network, shelf):
@@ -313,3 +313,41 @@ def test_the_first_export_after_the_ledger_is_lost_makes_no_copies(network):
         file.unlink()
     assert counts(export(alice, shelf)) == {"new": 12} and len(shelf.things) == 12
     assert all(isinstance(stored, Stored) for _, stored in export(alice, shelf, force=True).done)
+
+
+def test_what_the_service_could_not_keep_is_a_failure_and_sent_again(network, shelf):
+    alice = network["alice"]
+    export(alice, shelf)
+    save(alice, BUFFER, file_of(alice, BUFFER) + "- one more\n")
+    network.run("alice")
+    id = next(item.id for item in _items(alice) if item.text == "lesson 3")
+    shelf.dropped = {id: SinkError(Trouble.BAD_ITEM, "it could not be read", hint="mend it")}
+    report = export(alice, shelf)
+    assert counts(report) == {"new": 1, "unchanged": 12, "failed": 1}
+    shelf.dropped = {}
+    assert counts(export(alice, shelf)) == {"modified": 1, "unchanged": 12}
+
+
+def _items(clone):
+    return [item for source in read.sources(clone) for item in read.of(clone, source).items]
+
+
+def test_an_item_that_changes_its_scope_is_taken_out_of_the_old_one(network):
+    alice = network["alice"]
+    deleted = []
+
+    class Apart(Shelf):
+        apart = True
+
+        def delete(self, batch):
+            deleted.extend(batch)
+            return super().delete(batch)
+
+    shelf = Apart(alice)
+    export(alice, shelf)
+    save(alice, "replica.toml", f'[scopes.acme]\ndocuments = ["{BUFFER}"]\n')
+    network.run("alice")
+    assert counts(export(alice, shelf)) == {"modified": 12}
+    assert {known.namespace for known in deleted} == {None} and len(deleted) == 12 and len(shelf.things) == 12
+    deleted.clear()
+    assert counts(export(alice, shelf)) == {"unchanged": 12} and not deleted

@@ -161,6 +161,26 @@ def test_a_conflict_that_is_settled_there_waits_no_more(network, shelf, crossed)
     assert decide.conflicts(network["alice"]) == [] and counts(export(network["alice"], shelf)) == {"unchanged": 5}
 
 
+def test_an_export_writes_over_nobodys_edit(network, shelf):
+    """Also where nobody has pulled since."""
+    alice = network["alice"]
+    shelf.edit(there(shelf, "two"), "two, as they say")
+    del shelf.things[there(shelf, "three")]
+    for text in ("- one\n- two, as we say\n- three\n", "- one\n- two, as we say\n- three, as we say\n"):
+        save(alice, BUFFER, text)
+        network.run("alice")
+    report = export(alice, shelf)
+    assert counts(report) == {"unchanged": 3}
+    assert "two, as they say" in shelf.texts() and "three, as we say" not in shelf.texts()
+    (waiting,) = decide.conflicts(alice)
+    assert [version.text for version in waiting.conflict.versions] == ["two, as we say", "two, as they say"]
+    assert [held["path"] for held in decide.held(alice)] == [BUFFER]
+    decide.resolve(alice, waiting, keep="here", text=None)
+    decide.settle(alice, [], accept=False)
+    assert counts(export(alice, shelf)) == {"new": 1, "modified": 1, "unchanged": 3}
+    assert {"two, as we say", "three, as we say"} <= set(shelf.texts()) and len(shelf.things) == 5
+
+
 def test_edited_there_and_gone_here_waits(network, shelf):
     alice = network["alice"]
     shelf.edit(there(shelf, "two"), "two is not dead")

@@ -409,6 +409,46 @@ def settle(root: Path, told: Told) -> None:
         bridged(alice)
 
 
+PATTERNS, INBOX = "Docs/03-Reference/Patterns.md", "decisions-inbox.md"
+
+
+def full_buffers(root: Path) -> Expect:
+    """A buffer and an inbox; every entry of them may be where it was, or where it is harvested to."""
+    expect = pair(root)
+    with opened(root, "alice") as alice, opened(root, "bob") as bob:
+        save(alice.root, INBOX, numbered("decided", 3))
+        meet(alice, bob)
+    expect.must[INBOX] = set(numbered("decided", 3))
+    return may_go(may_go(expect, INBOX, numbered("decided", 3)), BUFFER, numbered("first a", 6))
+
+
+def reap(root: Path, told: Told) -> None:
+    from replica import harvest
+
+    with opened(root, "alice") as alice:
+        for path, into, word in ((BUFFER, PATTERNS, "first a"), (INBOX, None, "decided")):
+            harvest.harvest(alice, harvest.plan(alice, path, into))
+            for line in numbered(word, 6 if path == BUFFER else 3):
+                told("gone", path, line)
+            bridged(alice)
+
+
+def reaped_check(root: Path) -> None:
+    """All of a harvest or nothing of it."""
+    for name in ("alice", "bob"):
+        with opened(root, name) as clone:
+            targets = {
+                BUFFER: [d.path for d in clone.documents.all() if d.path == PATTERNS],
+                INBOX: [d.path for d in clone.documents.all() if d.path.startswith("Docs/03-Reference/ADR/")],
+            }
+            for path, count in ((BUFFER, 6), (INBOX, 3)):
+                left = sum(entry.role == "entry" for entry in clone.entries(path))
+                origins = sum(clone.text(target).count("*— alice, ") for target in targets[path])
+                assert (left, origins) in ((count, 0), (0, count)), (
+                    f"{name}: {left} of {path} left, {origins} harvested"
+                )
+
+
 def restoring(root: Path) -> Expect:
     expect = pair(root)
     with opened(root, "alice") as alice, opened(root, "bob") as bob:
@@ -636,6 +676,50 @@ def join_check(root: Path) -> None:
         assert world.members(alice) == world.members(bob) == ["alice", "bob"], f"phantoms: {world.members(alice)}"
 
 
+# --- an old layout
+
+
+OLD = {
+    "lessons.md": "lessons-buffer.md",
+    "API.md": "Docs/03-Reference/API.md",
+    "roadmap.md": "Docs/01-Product/roadmap.md",
+}
+OLD |= {f"api-{n}.md": f"Docs/03-Reference/api-{n}.md" for n in range(5)}  # more than the guard lets go at once
+
+
+def old_bank(root: Path) -> Expect:
+    pair(root)
+    with opened(root, "alice") as alice, opened(root, "bob") as bob:
+        for path in OLD:
+            save(alice.root, path, numbered(path, 2))
+        meet(alice, bob)
+    return Expect()
+
+
+def migrate(root: Path, told: Told) -> None:
+    from replica import migrate as migrating
+
+    with opened(root, "alice") as alice:
+        migrating.carry_out(alice, migrating.plan(alice, ""))
+
+
+def migrate_again(root: Path) -> None:
+    """The command again."""
+    from replica import migrate as migrating
+
+    with opened(root, "alice") as alice:
+        planned = migrating.plan(alice, "")
+        if planned.moves:
+            migrating.carry_out(alice, planned)
+
+
+def migrated_check(root: Path) -> None:
+    for name in ("alice", "bob"):
+        for old, new in OLD.items():
+            assert not (root / name / old).exists(), f"{name}: {old} is there still"
+            assert (root / name / new).read_text("utf-8") == text_of(numbered(old, 2)), f"{name}: {new}"
+
+
 def talking(root: Path) -> Expect:
     expect = pair(root)
     for path in ALL:
@@ -685,6 +769,8 @@ SCENARIOS: dict[str, Scenario] = {
     "reject": Scenario(rejecting, reject, again=while_held(reject), check=rejected_check),
     "resolve": Scenario(disagreeing, settle),
     "restore": Scenario(restoring, restore),
+    "harvest": Scenario(full_buffers, reap, check=reaped_check),
+    "migrate": Scenario(old_bank, migrate, again=migrate_again, check=migrated_check),
     "copy": Scenario(copied, open_copy, check=copy_check),
     "backup": Scenario(back_from_backup, ingest),
     "fork": Scenario(forked, heal, again=healed_again),

@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass
 class Request:
-    """`path` without the query, decoded; `query`: the last value of each; `body`: of JSON, else None."""
+    """`path` without the query, decoded; `query`: the last value of each, `lists`: all; `body`: of JSON, else None."""
 
     method: str
     path: str
@@ -41,6 +41,7 @@ class Request:
     headers: dict[str, str]
     body: Any
     raw: bytes
+    lists: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Reply(Exception):
@@ -107,9 +108,10 @@ class Fake:
             body = json.loads(raw) if raw else None
         except ValueError:
             body = None
+        lists = parse_qs(parts.query)
         request = Request(
-            handler.command, unquote(parts.path), {k: v[-1] for k, v in parse_qs(parts.query).items()},
-            {name.lower(): value for name, value in handler.headers.items()}, body, raw,
+            handler.command, unquote(parts.path), {k: v[-1] for k, v in lists.items()},
+            {name.lower(): value for name, value in handler.headers.items()}, body, raw, lists,
         )  # fmt: skip
         with self.lock:
             self.requests.append(request)

@@ -1,0 +1,303 @@
+"""Puts right what harvests on several clones made twice while apart. Any clone may do it, and several at once.
+
+Every step follows from the shared documents alone, takes away only what it has seen, and leaves what a person has
+edited: so clones in one state do the same, and clones in different states end alike once they have met and tidied.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from replica import adr, intake, origin
+from replica.blocks import ENTRY
+from replica.changes import Kind, Remove
+from replica.clone import Clone
+from replica.documents import Document
+from replica.errors import DamagedRecord
+from replica.places import CONFIG
+
+DONE = "tidied"  # the row of the log up to which there is nothing to put right
+
+
+class Renumbered(NamedTuple):
+    document: str
+    now: str
+    why: str  # the record that has the number
+
+
+@dataclass
+class Tidied:
+    """What was put right, and what a person has to look at."""
+
+    once: dict[str, int] = field(default_factory=dict)  # document -> how many entries stood there twice
+    merged: list[tuple[str, str]] = field(default_factory=list)  # a file that went, and the one that holds the same
+    renumbered: list[Renumbered] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.once or self.merged or self.renumbered)
+
+
+def tidy(clone: Clone) -> Tidied:
+    """Put right what is there twice, in one transaction. Only what has changed since the last time is looked at."""
+    done = Tidied()
+    clone.log.refresh()
+    since = clone.store.meta(DONE) or 0
+    is_writable = clone.store.meta("rejoin") is None and clone.log.author(clone.identity.id) is not None
+    if not is_writable or clone.log.last_row() == since:
+        return done
+    with clone.transaction():
+        changed = {path for path, _ in clone.documents.latest_changes(since)}
+        if CONFIG in changed:  # other rules, other targets
+            changed = {path for path, _ in clone.documents.latest_changes()}
+        marked = {doc for (doc,) in clone.store.rows(_MARKED, (origin.MARK,))}
+        folders = set()
+        for document in _documents(clone, changed):
+            if (document.policy == "text" or document.shared in marked) and (shown := _shown(clone, document)):
+                _once(clone, *shown, done)
+                _agreed(clone, *shown)
+                if "/" in document.path and is_file_of_its_own(document.path) and origin.origins(shown[1]):
+                    folders.add(document.path.rpartition("/")[0] + "/")
+        for folder in sorted(folders):
+            _files(clone, folder, done)
+            _records(clone, folder, done)
+        _buffers(clone, changed, done)
+        # A note is said each time, until it is settled: only then there is nothing left to do.
+        clone.store.set_meta(DONE, None if done.notes else clone.log.last_row())
+    return done
+
+
+def _documents(clone: Clone, paths: set[str]) -> list[Document]:
+    return [clone.documents.find(*pair) for pair in clone.documents.latest_changes() if pair[0] in paths]
+
+
+# Documents of entries in which an origin may stand: the others need not be put in order.
+_MARKED = "SELECT DISTINCT doc FROM adds WHERE dead=0 AND instr(text, ?)>0"
+
+
+def _shown(clone: Clone, document: Document) -> tuple[Document, str] | None:
+    """The shared twin of a document and its text; None where it is no place for harvests, or is not what is shown."""
+    if document.shared is None or document.policy == "latest" or clone.rule(document.path) is None:
+        return None
+    if not clone.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,)):
+        return None
+    try:
+        if document.policy != "text":
+            return document._replace(private=None), clone.documents.text(document._replace(private=None))
+        if clone.documents.shown_text(document) != document.shared:
+            return None
+        return document, clone.documents.text(document)
+    except DamagedRecord:
+        return None  # listed where its file is passed over
+
+
+def _once(clone: Clone, document: Document, text: str, done: Tidied) -> None:
+    """Take out what stands twice within one document."""
+    if len({ids for found in origin.origins(text) for ids in found.ids}) == len(origin.origins(text)):
+        return
+    if document.policy == "text":
+        spans = origin.twice_in_text(text)
+        if spans:
+            clone.edit_text(document.path, [(start, end, "") for start, end in spans])
+            done.once[document.path] = len(spans)
+        return
+    entries = clone.documents.entries(document)
+    gone = origin.twice_in_blocks([entry.block for entry in entries])
+    if gone:
+        ops = [(1, Remove(entries[at].dots)) for at in gone]
+        clone.edit_entries(document.path, document.policy, ops)
+        done.once[document.path] = len(gone)
+
+
+def _agreed(clone: Clone, document: Document, text: str) -> None:
+    """Regions of a target that two clones changed alike: nobody need look at what all sides have the same."""
+    if document.policy != "text" or not origin.origins(text):
+        return
+    name = clone.log.author_n
+    for conflict in clone.documents.conflicts(document):
+        if len({version.text for version in conflict.versions}) == 1:
+            pairs = [[name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in conflict.pairs]
+            clone.append(Kind.REVIEW, (document.path, document.policy), pairs)
+
+
+# --- files of their own
+
+
+def is_file_of_its_own(path: str) -> bool:
+    """Whether a document's name is one that a harvest gives to what it writes into a folder."""
+    name = path.rpartition("/")[2]
+    return adr.number_of(path) is not None or DATED.fullmatch(name) is not None
+
+
+DATED = re.compile(r"\d{4}-\d\d-\d\d-.+-[0-9a-f]{6}\.md")
+
+
+def in_folder(clone: Clone, folder: str) -> Iterator[tuple[Document, str]]:
+    """The shared documents right in a folder (ends in "/"), and their texts."""
+    for path, policy in list(clone.documents.latest_changes()):
+        is_in = path.startswith(folder) and "/" not in path[len(folder) :]
+        if is_in and (shown := _shown(clone, clone.documents.find(path, policy))):
+            yield shown
+
+
+def _files(clone: Clone, folder: str, done: Tidied) -> None:
+    """Dated files of one entry: their names differ where two clones knew different dates or authors of it."""
+    found: dict[tuple[str, ...], list[tuple[str, str, Document]]] = {}
+    for document, text in in_folder(clone, folder):
+        said = origin.origins(text)
+        if DATED.fullmatch(document.path.rpartition("/")[2]) and len(said) == 1:
+            found.setdefault(said[0].ids, []).append((document.path, text, document))
+    for twins in found.values():
+        twins.sort(key=lambda twin: twin[0])
+        for path, text, document in twins[1:]:
+            first = twins[0]
+            if _body(first[1]) == _body(text):
+                clone.delete(document)
+                done.merged.append((path, first[0]))
+            else:
+                done.notes.append(f"{first[0]} and {path} are of one entry, and differ: keep one of them")
+
+
+def _body(text: str) -> str:
+    return "\n".join(line for line in text.split("\n") if origin.read_line(line) is None).strip()
+
+
+# --- decision records
+
+
+def records(clone: Clone, folder: str) -> list[adr.Record]:
+    return [one for document, text in in_folder(clone, folder) if (one := adr.record(document.path, text))]
+
+
+def _records(clone: Clone, folder: str, done: Tidied) -> None:
+    for one in records(clone, folder):
+        _part(clone, folder, one, done)
+    _one_decision_once(clone, records(clone, folder), done)
+    there = records(clone, folder)
+    moves = adr.renumberings(there, folder, lambda path: was_there(clone, path))
+    moving = {move.record.path for move in moves}
+    for move in moves:
+        text = adr.renumbered(move.record.text, move.record.number, move.number)
+        clone.delete(clone.document(move.record.path))
+        write_file(clone, move.path, text)
+        older = next(one.path for one in there if one.number == move.record.number and one.path not in moving)
+        done.renumbered.append(Renumbered(move.record.path, move.path, older))
+    for first, *others in _of_one_decision(records(clone, folder) if moves else there):
+        names = " and ".join(one.path for one in (first, *others))
+        done.notes.append(f"{names} are of one decision, and differ: keep one of them")
+
+
+def was_there(clone: Clone, path: str) -> bool:
+    return clone.store.value("SELECT 1 FROM documents WHERE path=? AND private=0", (path,)) is not None
+
+
+def _part(clone: Clone, folder: str, one: adr.Record, done: Tidied) -> None:
+    """Two clones gave one name to two decisions: the older keeps the file, the other gets one of its own."""
+    if len(one.origins) < 2:
+        return
+    parts = adr.parted(one.text)
+    if parts is None or clone.document(one.path).policy != "text":
+        done.notes.append(f"{one.path} holds {len(one.origins)} decisions: move each to a file of its own")
+        return
+    split = sorted((one._replace(text=part, origins=tuple(origin.origins(part))) for part in parts), key=_age)
+    kept, written = split[0], {split[0].ids}
+    highest = max(other.number for other in records(clone, folder))
+    for other in split[1:]:
+        if other.ids in written and adr.alike(other, kept):
+            continue
+        written.add(other.ids)
+        highest += 1
+        while was_there(clone, path := f"{folder}ADR-{highest:03d}-{other.rest}.md"):
+            highest += 1
+        write_file(clone, path, adr.renumbered(other.text, one.number, highest))
+        done.renumbered.append(Renumbered(one.path, path, one.path))
+    begin = one.text.index(kept.text)
+    clone.edit_text(
+        one.path,
+        [(a, b, "") for a, b in ((0, begin), (begin + len(kept.text), len(one.text))) if a < b],
+    )
+
+
+def _age(one: adr.Record) -> tuple:
+    return (*(found.order for found in one.origins), one.text)
+
+
+def _one_decision_once(clone: Clone, there: list[adr.Record], done: Tidied) -> None:
+    """One decision under two numbers: the lower one is kept, unless a person has edited one of them."""
+    for twins in _of_one_decision(there):
+        for one in twins[1:]:
+            if adr.alike(one, twins[0]):
+                clone.delete(clone.document(one.path))
+                done.merged.append((one.path, twins[0].path))
+
+
+def _of_one_decision(there: list[adr.Record]) -> list[list[adr.Record]]:
+    """Records that hold the same entries, by number; only where there are several."""
+    found: dict[frozenset[str], list[adr.Record]] = {}
+    for one in there:
+        if one.origins:
+            found.setdefault(one.ids, []).append(one)
+    return [sorted(twins, key=lambda one: (one.number, one.path)) for twins in found.values() if len(twins) > 1]
+
+
+# --- buffers
+
+
+def _buffers(clone: Clone, changed: set[str], done: Tidied) -> None:
+    """What somebody added to a buffer or moved in it while another clone harvested that same entry is there already."""
+    harvested: dict[str, set[str]] = {}
+    for path, policy in list(clone.documents.latest_changes()):
+        rule = clone.rule(path)
+        if rule is None or rule.harvest is None or policy != "union" or rule.policy != "union":
+            continue
+        into = rule.harvest.into
+        if path not in changed and not any(other == into or other.startswith(_as_folder(into)) for other in changed):
+            continue
+        if into not in harvested:
+            harvested[into] = harvested_ids(clone, into)
+        document = clone.documents.find(path, policy)._replace(private=None)
+        waiting = {entry.id for conflict in clone.documents.conflicts(document) for entry in conflict.entries}
+        again = [
+            entry for entry in clone.documents.entries(document)
+            if entry.role == ENTRY and entry.id not in waiting and origin.short(entry.id) in harvested[into]
+        ]  # fmt: skip
+        if again:
+            clone.edit_entries(path, policy, [(1, Remove(entry.dots)) for entry in again])
+            done.once[path] = len(again)
+
+
+def _as_folder(into: str) -> str:
+    return into if into.endswith("/") else into + "/"
+
+
+def harvested_ids(clone: Clone, into: str) -> set[str]:
+    """The short ids of the entries that a target holds."""
+    if into.endswith("/"):
+        texts = [text for _, text in in_folder(clone, into)]
+    else:
+        rule = clone.rule(into)
+        shown = _shown(clone, clone.documents.find(into, rule.policy)) if rule else None
+        texts = [shown[1]] if shown else []
+    return {id for text in texts for found in origin.origins(text) for id in found.ids}
+
+
+# --- writing a file
+
+
+def write_file(clone: Clone, path: str, text: str) -> None:
+    """Make a shared document of this content; the same content written by another clone at once is the same text."""
+    rule = clone.rule(path)
+    document = clone.documents.find(path, rule.policy)
+    if rule.policy == "text":
+        clone.edit_text(path, new=text)
+        return
+    documents = clone.documents
+    live = documents.versions(document) if rule.policy == "latest" else documents.entries(document)
+    known = {
+        id for (id,) in clone.store.rows("SELECT DISTINCT id FROM adds WHERE doc=?", (document.shared,))
+    }  # fmt: skip
+    ops = intake.first_sight(text, rule.policy, live, known, 1)
+    if ops:
+        clone.edit_entries(path, rule.policy, ops)
