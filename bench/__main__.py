@@ -22,6 +22,7 @@ BENCHES = (
     "export",
     "export_qdrant",
     "recall",
+    "workday",
 )
 
 

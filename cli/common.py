@@ -126,15 +126,20 @@ def ask_node(root: Path, request: str, **arguments: Any) -> dict | None:
     return control.ask(root, request, **arguments)
 
 
-def publish(clone: "Clone", *, every: bool = False) -> None:
-    """Bring what was just written to the files and the peers: by the running node, or the files by ourselves."""
+def publish(clone: "Clone", *documents: str, at_once: bool = False, every: bool = False) -> None:
+    """Bring what was just written to the files and the peers: by the running node, or the files by ourselves.
+
+    Whoever changes `documents` by a command expects to see it in their files, whatever their cadence. `at_once`: not
+    only when the node comes to it. `every`: documents of every cadence meet their files.
+    """
     from transport import control
 
-    if control.poke(clone.root) and not every:
+    waiting = [path for path in documents if (rule := clone.rule(path)) is not None and rule.cadence != "live"]
+    if control.poke(clone.root) and not waiting and not at_once and not every:
         return
     from replica.bridge import Bridge
 
-    Bridge(clone).run(every=every)
+    Bridge(clone).run(documents=waiting, every=every)
 
 
 # --- printing

@@ -100,7 +100,7 @@ def resolve(
             conflict, now = one.conflict, decide.resolve(clone, one, keep=keep, text=chosen)
         else:
             conflict, now = decisions.resolve(clone, id, keep=keep, text=chosen)
-        publish(clone)
+        publish(clone, conflict.path)
         left = len(clone.documents.all_conflicts()) + len(decide.conflicts(clone))
     if json:
         emit({"id": conflict.id, "document": conflict.path, "text": now, "left": left})

@@ -81,7 +81,10 @@ def _asks(yes: bool) -> bool:
 
 
 def _tell_owner(clone: "Clone", buffer: "Buffer") -> None:
-    if buffer.owner is not None and buffer.owner != clone.name:
+    from replica.workday import persona
+
+    names = {clone.name.casefold(), persona(clone).casefold()}
+    if buffer.owner is not None and buffer.owner.casefold() not in names:
         words(f"{buffer.owner} harvests this buffer: {buffer.path}")
 
 

@@ -152,7 +152,7 @@ def add(
         path = document_path(clone, document)
         _take_in_first(clone, path)
         added = writing.add(clone, path, content, type=type, tags=tuple(tag or ()), level=level)
-        publish(clone)
+        publish(clone, path)
     if json:
         emit({"id": added.id.hex(), "document": added.document, "text": added.text, "new": added.new})
         return
@@ -171,7 +171,7 @@ def _take_in_first(clone: "Clone", path: str) -> None:
         if (clone.root / path).is_file():
             from replica.bridge import Bridge
 
-            Bridge(clone).run()
+            Bridge(clone).run(documents=[path])
 
 
 def search(
@@ -291,9 +291,9 @@ def restore(
     with opened(folder) as clone:
         path = document_path(clone, document)
         moment = _moment(at)
-        Bridge(clone).run(every=True)  # what was saved and not yet taken in stays in the history, too
+        Bridge(clone).run(documents=[path])  # what was saved and not yet taken in stays in the history, too
         done = history.restore(clone, path, moment)
-        publish(clone, every=True)
+        publish(clone, path, at_once=True)
         kept = clone.store.value("SELECT what FROM held WHERE path=?", (path,))
     if json:
         emit({"document": path, "at": iso(moment), "restored": done})

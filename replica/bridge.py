@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from replica import filetext, folder, guard, intake, paths
+from replica import cadence, filetext, folder, guard, intake, paths
 from replica.blocks import parse, render, spaced, stand_alone
 from replica.changes import Add, Dot, Remove
 from replica.clone import Clone
@@ -39,7 +39,6 @@ from replica.rejoin import under_way
 SECOND_LOOK = 300
 BEHIND = b"behind"  # an intent that says: the file lacks something of its document
 GROUP = 64  # files written with two transactions between them
-DUE = {"daily": 86_400_000, "weekly": 7 * 86_400_000}  # milliseconds
 
 
 DEFLATED, FOLLOWS = 1, 2  # forms in which a file's base and canonical text are kept (replica/store.py)
@@ -115,18 +114,22 @@ class Bridge:
 
     # --- the whole
 
-    def run(self, *, every: bool = False, force: Iterable[str] = (), wait: bool = False) -> Report:
+    def run(
+        self, *, every: bool = False, session: bool = False, documents: Iterable[str] = (), force: Iterable[str] = (),
+        wait: bool = False,
+    ) -> Report:  # fmt: skip
         """Take files in, then write files.
 
-        `every`: documents of every cadence, not only those that are due. `force`: paths whose hold is lifted.
-        `wait`: take the second look at missing files at once, instead of asking to be called again.
+        Of documents that are due; `every`, `session`, `documents`: see `cadence.due`. `force`: paths whose hold is
+        lifted. `wait`: take the second look at missing files at once, instead of asking to be called again.
         """
+        due = cadence.due(self.store, self.now_ms(), every=every, session=session, paths=documents)
         with self._turn():
-            report = self._once(every, set(force))
+            report = self._once(due, set(force))
         if wait and report.look_again:
             time.sleep(SECOND_LOOK / 1000)
             with self._turn():
-                again = self._once(every, set(force))
+                again = self._once(due, set(force))
             for name in ("taken", "written", "deleted", "removed"):
                 setattr(again, name, getattr(report, name) + getattr(again, name))
             return again
@@ -150,18 +153,17 @@ class Bridge:
         """A context in which no other process reads or writes the files: what moves there meanwhile is no edit."""
         return self._turn()
 
-    def _once(self, every: bool, force: set[str]) -> Report:
+    def _once(self, due: cadence.Due, force: set[str]) -> Report:
         report = Report()
         if under_way(self.store) or not self._has_workspace():
             return report  # files rest until the documents are whole
-        due = self._due(every)
         self._take_config(report, force)
         found = self._look()
         rows = self._traces()
-        switched = self._switched()
+        self._head = folder.git_head(self.root)
         for path, file in found.files.items():
             if path != CONFIG and self._is_due(path, due):
-                self._visit(path, file, rows.get(path), switched, path in force, report)
+                self._visit(path, file, rows.get(path), self._switched(path), path in force, report)
         self._missing(rows, found, due, force, report)
         report.skipped.update(found.skipped)
         reached = self.clone.log.last_row()  # before the writing: what others commit meanwhile is for the next time
@@ -230,7 +232,7 @@ class Bridge:
             self.follow_config()
             if self._delivered == 0 or self.store.meta("config") != rules:  # other rules: other documents and policies
                 return self.run()
-            self._write_all({"live"}, report, self._delivered)
+            self._write_all(cadence.LIVE, report, self._delivered)
             self._delivered = reached
             return report
 
@@ -246,7 +248,8 @@ class Bridge:
     def _collect(self, names: set[str]) -> Report:
         if under_way(self.store):
             return Report()
-        plain = CONFIG not in names and not self._switched() and self._has_workspace()
+        self._head = folder.git_head(self.root)
+        plain = CONFIG not in names and not self._switched(CONFIG) and self._has_workspace()
         files = {path: self.root / path for path in names if self.clone.rule(path) is not None}
         if not plain or any(file.is_symlink() or not file.is_file() for file in files.values()):
             return self.run()
@@ -254,7 +257,7 @@ class Bridge:
         found = folder.check(self.root, files, self.clone.config.excluded)
         rows = self._traces(found.files)
         for path, file in found.files.items():
-            if self._is_due(path, {"live"}):
+            if self._is_due(path, cadence.LIVE):
                 self._visit(path, file, rows.get(path), False, False, report)
         traces = self._traces(report.taken)
         # A save may have met a document that had moved on: the file gets what it lacks.
@@ -265,34 +268,20 @@ class Bridge:
 
     # --- when
 
-    def _due(self, every: bool) -> set[str]:
-        if every:
-            return {"live", "session", "daily", "weekly"}
-        due = {"live"}
-        for cadence, period in DUE.items():
-            # A last time that is still to come: the clock was set back, and nobody waits until it is there again.
-            if not 0 <= self.now_ms() - (self.store.meta(f"met:{cadence}") or 0) < period:
-                due.add(cadence)
-        return due
+    def _is_due(self, path: str, due: cadence.Due) -> bool:
+        return due.has(path, self.clone.rule(path))
 
-    def _is_due(self, path: str, due: set[str]) -> bool:
-        rule = self.clone.rule(path)
-        return rule is not None and rule.cadence in due
+    def _switched(self, path: str) -> bool:
+        """Whether git has another branch checked out than when we last looked at such files."""
+        return cadence.switched(self.store, self.clone.rule(path).cadence, self._head)
 
-    def _switched(self) -> bool:
-        """Whether git has another branch checked out than when we last looked."""
-        head, known = folder.git_head(self.root), self.store.meta("git_head")
-        self._head = head
-        return known is not None and head != known
-
-    def _remember(self, report: Report, due: set[str]) -> None:
+    def _remember(self, report: Report, due: cadence.Due) -> None:
         with self.clone.transaction():
-            if self.store.meta("git_head") != self._head and not report.held:
-                self.store.set_meta("git_head", self._head)
+            if not report.held:
+                cadence.looked(self.store, due.cadences, self._head)
             if report.look_again:
                 return
-            for cadence in DUE.keys() & due:
-                self.store.set_meta(f"met:{cadence}", self.now_ms())
+            cadence.met(self.store, due, self.now_ms())
             known = dict(self.store.rows("SELECT path, reason FROM skipped"))
             if known != report.skipped:
                 self.store.execute("DELETE FROM skipped")
@@ -577,7 +566,7 @@ class Bridge:
     # --- files that are gone
 
     def _missing(
-        self, rows: dict[str, Trace], found: folder.Found, due: set[str], force: set[str], report: Report
+        self, rows: dict[str, Trace], found: folder.Found, due: cadence.Due, force: set[str], report: Report
     ) -> None:
         for row in rows.values():
             if row.stamp is None and row.path not in found.files:
@@ -626,7 +615,7 @@ class Bridge:
 
     # --- document -> file
 
-    def _write_all(self, due: set[str], report: Report, since: int = 0) -> None:
+    def _write_all(self, due: cadence.Due, report: Report, since: int = 0) -> None:
         """Write what changed in the log; `since`: only the documents with changes behind that row."""
         self.clone.log.refresh()
         held = {path for (path,) in self.store.rows("SELECT path FROM held")}
@@ -650,7 +639,8 @@ class Bridge:
                     behind.append((path, policy, rows.get(path)))
         self._write(self._welcome(behind, report), report)
         for row in rows.values():
-            if (row.path, row.policy) in gone and row.path not in held and row.missing is None:
+            waits = self.clone.rule(row.path) is not None and not self._is_due(row.path, due)
+            if (row.path, row.policy) in gone and row.path not in held and row.missing is None and not waits:
                 self._remove(row, report)
 
     def _bring_along(self, path: str, policy: str, row: Trace | None, held: set[str], report: Report) -> None:
@@ -760,10 +750,12 @@ class Bridge:
                     self.store.set_meta(f"unwanted:{author.id.hex()}", not wanted)
                     self._release(hold)
 
-    def _is_behind(self, path: str, policy: str, last: int, row: Trace | None, due: set[str], held: set[str]) -> bool:
+    def _is_behind(
+        self, path: str, policy: str, last: int, row: Trace | None, due: cadence.Due, held: set[str]
+    ) -> bool:
         """Whether the file is to be written now."""
         rule = self.clone.rule(path)
-        if rule is None or rule.policy != policy or rule.cadence not in due or path in held:
+        if rule is None or rule.policy != policy or not due.has(path, rule) or path in held:
             return False
         return row is None or (row.missing is None and (row.change < last or row.intended))
 
@@ -982,11 +974,18 @@ class Bridge:
 
     def accept(self, chosen: list[str]) -> Report:
         """Let through what is held: what the files say becomes the documents."""
-        with self.clone.transaction():
-            self.store.set_meta("git_head", folder.git_head(self.root))
         force = self._chosen(chosen)
         self._decide_arrivals(force, wanted=True)
-        return self.run(every=True, force=force, wait=True)
+        report = self.run(documents=force, force=force, wait=True)
+        self._decided(force)
+        return report
+
+    def _decided(self, paths: set[str]) -> None:
+        """When no file is held on account of a branch any more, the branch that is checked out is the usual one."""
+        rules = [rule for path in paths if (rule := self.clone.rule(path)) is not None]
+        with self.clone.transaction():
+            if not self.store.value("SELECT 1 FROM held WHERE reason='branch'"):
+                cadence.looked(self.store, {rule.cadence for rule in rules}, folder.git_head(self.root))
 
     def reject(self, chosen: list[str]) -> list[str]:
         """Undo what is held: the files become the documents again. What they held is kept beside the store.
@@ -1012,11 +1011,11 @@ class Bridge:
                     self.store.execute("UPDATE files SET stamp=?, missing=NULL WHERE path=?", (stamp, path))
             with self.clone.transaction():
                 self._release(path)
-                self.store.set_meta("git_head", folder.git_head(self.root))
             if reasons[path] == "level":
                 self._settle_policy(path, target)
             done.append(path)
-        self.run(every=True)
+        self.run(documents=rejected)
+        self._decided(rejected)
         return done
 
     def _settle_policy(self, path: str, target: Path) -> None:

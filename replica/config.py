@@ -124,7 +124,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone's name."""
+    """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone or persona."""
 
     into: str
     lines: int | None = None

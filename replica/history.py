@@ -112,6 +112,11 @@ def near(clone: Clone, path: str) -> str | None:
 
 
 def _row(clone: Clone, n: int, author: int, body: bytes) -> Row:
+    return opened(clone, n, author, body)[0]
+
+
+def opened(clone: Clone, n: int, author: int, body: bytes) -> tuple[Row, Change]:
+    """A row of the log's table, for people, and the change that it is."""
     from replica import changes
 
     change, who = changes.decode(body), clone.log.author_n(author)
@@ -119,7 +124,7 @@ def _row(clone: Clone, n: int, author: int, body: bytes) -> Row:
     return Row(
         change.time, who.id, change.seq, clone.author_name(who.id), _WORDS[change.kind],
         change.document[0] if change.document else None, summary, added, removed, who.private,
-    )  # fmt: skip
+    ), change  # fmt: skip
 
 
 def _entries_summary(_clone: Clone, change: Change) -> tuple[str, int, int]:

@@ -57,6 +57,7 @@ class Options:
     mdns: bool = True
     files: bool = True
     serve: bool = True  # answer other processes, and be the one node of this clone
+    announce: bool = True  # be found by mDNS, and not only find; to take that back takes 0.3 s
 
 
 class Node:
@@ -79,6 +80,7 @@ class Node:
         self._deliver_soon: asyncio.TimerHandle | None = None
         self._deliver_rested = 0.0  # when files may be written again
         self._tasks: set[asyncio.Task] = set()
+        self._calls: dict[Address, asyncio.Task] = {}  # the last call to each
         self._lock = control.Lock(clone.root)
         self._refused: dict[bytes, str] = {}
         self._instance = os.urandom(16).hex()
@@ -150,6 +152,9 @@ class Node:
     async def _end_tasks(self) -> None:
         for peer in list(self.peers.values()):
             peer.close("going away")
+        for target in self.targets.all():
+            if target.busy and target.address in self._calls:  # nobody has answered; it would be waited for
+                self._calls[target.address].cancel()
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         _, late = await asyncio.wait(tasks, timeout=1.0) if tasks else (set(), set())
         for task in late:
@@ -261,7 +266,7 @@ class Node:
             now = time.monotonic()
             for target in self.targets.due(now, self.peers.keys() | self.pauses.paused(now)):
                 target.busy = True
-                self.spawn(self._dial(target))
+                self._calls[target.address] = self.spawn(self._dial(target))
             due = self.targets.next_due(self.peers.keys() | self.pauses.paused(now))
             pause = None if due is None else max(0.01, due - time.monotonic())
             await self._wait_any(self._wake_dialler, pause)
@@ -670,7 +675,8 @@ class Node:
         self.discovery.on_found(self._found)
         stack.push_async_callback(self.discovery.close)
         await self.discovery.start()
-        await self.discovery.announce(self.port)
+        if self.options.announce:
+            await self.discovery.announce(self.port)
 
     def _found(self, places: list[Address], instance: str) -> None:
         for place in places:

@@ -111,6 +111,18 @@ async def _sync(node: Node, seconds: float = 3.0, peers: list[Any] | None = None
     }  # fmt: skip
 
 
+async def _start(node: Node, **asked: Any) -> AsyncIterator[dict]:
+    from transport import workday
+
+    yield await workday.start(node, workday.CONNECTED, **asked)
+
+
+async def _save(node: Node, **asked: Any) -> AsyncIterator[dict]:
+    from transport import workday
+
+    yield await workday.save(node, workday.CONNECTED, **asked)
+
+
 async def _invite(node: Node, expires: float = 600.0) -> AsyncIterator[dict]:
     from transport.inviting import invite
 
@@ -120,4 +132,6 @@ async def _invite(node: Node, expires: float = 600.0) -> AsyncIterator[dict]:
 
 # What ends when the process that asked for it does.
 _WHILE_ASKED = frozenset({"invite"})
-_REQUESTS = {"poke": _poke, "status": _status, "down": _down, "sync": _sync, "invite": _invite}
+_REQUESTS = {
+    "poke": _poke, "status": _status, "down": _down, "sync": _sync, "start": _start, "save": _save, "invite": _invite,
+}  # fmt: skip
