@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
+    "A look at it": {"cli.stats": ("stats",)},
     "Upkeep": {"cli.upkeep": ("compact",)},
 }
 MODULES = {name: module.strip() for modules in SECTIONS.values() for module, names in modules.items() for name in names}
