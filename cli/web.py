@@ -1,8 +1,6 @@
 """`replica web`: a page to look at, on this machine."""
 
-import asyncio
 import contextlib
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +23,17 @@ def web(
 
     Example: replica web --no-open
     """
+    import asyncio
+
     with opened(folder) as clone:
         root = clone.root
     asyncio.run(_serve(root, port, show=not (no_open or json) and sys.stdout.isatty(), json=json))
 
 
 async def _serve(root: Path, port: int, *, show: bool, json: bool) -> None:
+    import asyncio
+    import signal
+
     from transport.web import HOST, Site
 
     site, ending = Site(root, port), asyncio.Event()

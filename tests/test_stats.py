@@ -133,6 +133,15 @@ def test_a_clock_that_is_ahead_makes_the_times_unknown_and_not_short(pair):
     assert measures.stats(alice)["time_to_sync_samples"] == 0
 
 
+def test_a_clock_that_was_set_back_makes_the_times_unknown(pair):
+    alice, bob = pair["alice"], pair["bob"]
+    before = alice.vector()[alice.identity.id]
+    pair.now += 1_000
+    add(alice, "a-buffer.md", "- x")
+    recorded(alice, reached=[(bob, before, before + 1, pair.now - 500)])
+    assert measures.stats(alice)["time_to_sync_samples"] == 0
+
+
 def test_of_many_changes_at_once_a_few_are_recorded_the_same_for_every_peer():
     with Network("alice", "bob", "carol") as network:
         alice = network["alice"]

@@ -23,7 +23,7 @@ from replica.clone import Clone
 from replica.errors import CannotListen, NotFound
 from tests.helpers import Network, add, entry, sync
 from tests.test_node import admitted, founder, on_loopback, running  # noqa: F401 - a fixture
-from transport import http1, web
+from transport import control, http1, web
 from transport.web import Site
 
 HERE = Path(__file__).resolve().parent.parent
@@ -595,18 +595,35 @@ def test_a_node_that_comes_is_news_and_is_poked_after_a_click(tmp_path):
 
 
 def test_the_watch_follows_a_store_that_is_another_file_now(pair):
+    """As after a backup was put in its place, or while it is away."""
+    alice = pair["alice"]
+    watch, store = web.Watch(alice.root), alice.store.path
+    first = watch.look()
+    assert watch.look() == first
+    alice.close()
+    beside = store.with_name("beside.db")
+    beside.write_bytes(store.read_bytes())
+    os.replace(beside, store)
+    second = watch.look()
+    assert second > first and watch.look() == second
+    with pair.open_again("alice") as again:
+        add(again, "a-buffer.md", "- into the new file")
+        third = watch.look()
+        assert third > second
+    store.rename(beside)
+    fourth = watch.look()
+    assert fourth > third and watch.look() == fourth
+    watch.close()
+
+
+def test_the_watch_sees_a_node_come_and_go_by_its_file(pair):
     root = pair["alice"].root
     watch = web.Watch(root)
     first = watch.look()
-    assert watch.look() == first
-    pair["alice"].close()
-    store = root / ".replica" / "store.db"
-    content = store.read_bytes()
-    store.rename(store.with_name("aside.db"))
+    control.publish(root, {"control": 1, "token": ""})
     second = watch.look()
-    assert second > first and watch.look() == second
-    store.write_bytes(content)
-    assert watch.look() > second
+    control.withdraw(root)
+    assert first < second < watch.look()
     watch.close()
 
 
