@@ -14,7 +14,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-TIMEOUT = 20.0  # seconds for anything to come about
+TIMEOUT = 60.0  # seconds for anything to come about
 
 
 def installed() -> str | None:
@@ -47,10 +47,10 @@ def chromium(folder: Path) -> Iterator["Browser"]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(30)
 
 
 def until(holds, what: str = "it") -> Any:

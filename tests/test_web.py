@@ -647,7 +647,7 @@ def test_the_command_prints_its_address_and_a_signal_ends_it_cleanly(tmp_path, n
         assert event["event"] == "listening"
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{22,}", event["url"])
         process.send_signal(number)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=30)
         assert process.returncode == 0 and "Traceback" not in said
 
 
@@ -674,3 +674,15 @@ def test_an_answer_is_ascii_json_and_ends_the_connection():
 def test_headers_are_read_by_their_names_in_any_case():
     found = http1.head(b"GET /a?b=c HTTP/1.1\r\nHOST:x\r\nx-y: \t z \r\n\r\n")
     assert found == http1.Request("GET", "/a", "b=c", {"host": "x", "x-y": "z"})
+
+
+def test_at_the_usual_port_a_browser_names_none():
+    def refused(host: str, port: int) -> bool:
+        try:
+            web.refuse_foreign(http1.Request("GET", "/api/view", "", {"host": host, "origin": f"http://{host}"}), port)
+        except http1.Refused:
+            return True
+        return False
+
+    assert not refused("127.0.0.1", 80) and not refused("localhost:80", 80)
+    assert refused("127.0.0.1", 8080) and refused("evil.example", 80) and refused("localhost:8080", 80)

@@ -38,7 +38,7 @@ def serving(root: Path, command: str = "web", *arguments: str):
         yield next(event for line in process.stdout if (event := json.loads(line))["event"] == "listening")
     finally:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         process.stdout.close()
 
 
@@ -97,7 +97,7 @@ def test_what_another_clone_writes_appears_by_itself_and_is_announced(browser, p
             tab = browser.open(site["url"])
             ready(tab)
             tab.until("document.getElementById('peers').textContent.includes('in reach')")
-            assert replica(bob.root, "add", "a-buffer.md", "news from bob").wait(20) == 0
+            assert replica(bob.root, "add", "a-buffer.md", "news from bob").wait(60) == 0
             tab.until("document.getElementById('document').textContent.includes('news from bob')")
             tab.until("document.querySelector('[role=status]').textContent.includes('a-buffer.md by bob')")
             assert tab.run("document.querySelector('li.new').textContent.includes('news from bob')")

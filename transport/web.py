@@ -289,7 +289,8 @@ async def _discard(reader: asyncio.StreamReader, most: int = 1 << 20) -> None:
 def refuse_foreign(request: Request, port: int) -> None:
     """Raises Refused: a foreign name was made to lead here, or a page of somebody else asks."""
     host = request.headers.get("host", "")
-    if host not in (f"{HOST}:{port}", f"localhost:{port}"):
+    names = (HOST, "localhost")
+    if host not in [f"{name}:{port}" for name in names] and not (port == 80 and host in names):
         raise Refused(403, "this is not the host that you are looking for")
     if request.headers.get("origin", f"http://{host}") != f"http://{host}":
         raise Refused(403, "another page may not ask here")
