@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
     "The working day": {"cli.workday": ("start", "save"), "cli.harvest": ("harvest", "migrate")},
+    "A look at it": {"cli.stats": ("stats",), "cli.web": ("web",)},
     "Upkeep": {"cli.upkeep": ("compact",)},
 }
 MODULES = {name: module.strip() for modules in SECTIONS.values() for module, names in modules.items() for name in names}

@@ -21,10 +21,11 @@ from replica.clone import Clone
 from replica.errors import CannotListen, ReplicaError, StoreError
 from replica.keys import Identity, clone_id
 from replica.log import Vector, lacking
+from replica.measures import Record
 from replica.places import FOLDER
 from transport import addresses, control, frames, limits, tls, wire
-from transport.peer import Peer
-from transport.session import Blamed, Bye, Diverged, Ended, Event, InStep, Took
+from transport.peer import Peer, Reached
+from transport.session import Blamed, Bye, Diverged, Ended, Event, InStep, State, Took
 from transport.targets import Address, Target, Targets
 
 SUBPROTOCOL = "replica.1"
@@ -40,6 +41,7 @@ DELIVER_AFTER = 0.01  # seconds: a burst of changes is written to its files once
 DELIVER_SHARE = 9  # … and while it lasts, writing files takes a tenth of the time at most
 COMPACT_FIRST, COMPACT_EVERY = 300.0, 6 * 3600.0  # seconds: old changes are folded now and then
 INSTANCE = "Replica-Instance"  # header: tells a call to ourselves from one by another clone with our identity
+SHORT = 1.0  # seconds: a conversation that we end sooner ourselves was no meeting
 TOUCH = 30.0  # seconds between notes of what peers hold, for `status` when nothing runs
 
 
@@ -85,6 +87,8 @@ class Node:
         self._refused: dict[bytes, str] = {}
         self._instance = os.urandom(16).hex()
         self.pauses = limits.Pauses()  # members that are not listened to for a while
+        self.record = Record(clone.root)
+        self._known: dict[bytes, int] = {}  # how many of our own changes a peer was last known to hold
 
     # --- life
 
@@ -97,6 +101,8 @@ class Node:
             )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._lock.give_back)
+            self.record.begin(self.clone)
+            stack.callback(self.record.flush, self.clone)
             await self._start(stack)
             self.started.set()
             await self._stopping.wait()
@@ -393,6 +399,7 @@ class Node:
 
     def _renewed(self) -> None:
         """This clone has a new identity: the next handshakes show its certificate."""
+        self._known.clear()
         self._pem()
         self._trusted = None
         self.trust_changed()
@@ -465,8 +472,30 @@ class Node:
                 del self.peers[id]
                 self.seen[id] = time.time()
                 self._note_peer(id, peer.session.peer_vector)
+                self._note_meeting(peer)
                 self.tell("disconnected", clone=name, id=id.hex(), reason=str(peer.error or ""))
             self._wake_dialler.set()
+
+    def _note_meeting(self, peer: Peer) -> None:
+        """A conversation is over. One that both began anew, or that we ended at once, is no meeting that failed."""
+        fault = peer.error is not None or peer.id in self._refused
+        lasted = time.monotonic() - peer.since
+        cut_short = peer.session.state is State.CLOSED or (self.stopping and lasted < SHORT)
+        if fault or not (peer.was_in_step or cut_short):
+            self._met(peer, ok=False)
+
+    def _met(self, peer: Peer, *, ok: bool) -> None:
+        lasted = int(1000 * (time.monotonic() - peer.since))
+        self.record.met(peer.id, int(time.time() * 1000) - lasted, lasted, ok=ok)
+
+    def _note_reached(self, peer: bytes, seq: int) -> None:
+        """How long that took is worked out when the record is written, so that nobody waits for it here."""
+        own = self.clone.identity.id
+        if peer not in self._known:
+            self._known[peer] = known_vector(self.clone, peer).get(own, 0)
+        if seq > self._known[peer]:
+            self.record.reached(own, peer, self._known[peer], seq, int(time.time() * 1000))
+            self._known[peer] = seq
 
     def _prefer(self, new: Peer) -> bool:
         """Two clones that call each other at once keep the connection that the lower id made, both alike.
@@ -484,18 +513,24 @@ class Node:
         old.close("another connection is used")
         return True
 
-    def _heard(self, peer: Peer, event: Event) -> None:
+    def _heard(self, peer: Peer, event: Event | Reached) -> None:
         """What a session tells."""
         name = self.clone.author_name(peer.id)
         self.seen[peer.id] = time.time()
         match event:
+            case Reached(seq):
+                self._note_reached(peer.id, seq)
             case Took(changes):
+                self.record.took()
                 self._spread(but=peer)
                 self._after_intake(changes)
                 self.tell("received", clone=name, changes=len(changes), documents=sorted(
                     {stored.change.document[0] for stored in changes if stored.change.document}
                 ))  # fmt: skip
             case InStep(digest):
+                if not peer.was_in_step:
+                    peer.was_in_step = True
+                    self._met(peer, ok=True)
                 self.tell("in_step", clone=name, id=peer.id.hex(), digest=digest.hex())
                 self._note_peer(peer.id, peer.session.peer_vector)
                 self._forget_note(peer.id)
@@ -626,6 +661,7 @@ class Node:
             for peer in self.peers.values():
                 peer.session.look_back()
             self._finish_soon()
+            self.record.flush(self.clone)
             if slept or current != places:
                 gone, places = set(places) - set(current), current
                 await self._network_changed(gone)

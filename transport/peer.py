@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from replica.clone import Clone
 from replica.errors import DiskFull, PeerError, ProtocolError, StoreError
@@ -19,6 +20,13 @@ SETTLE_AFTER = 0.03
 LAST_WORDS = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The peer holds our own changes up to number `seq` now."""
+
+    seq: int
+
+
 class Peer:
     """A connected peer. `id` is its clone id, proven by the channel; `dialled` whether we called it.
 
@@ -26,11 +34,13 @@ class Peer:
     """
 
     def __init__(self, clone: Clone, id: bytes, socket, *, dialled: bool, address: tuple[str, int] | None,
-                 tell: Callable[["Peer", Event], None], own: bytes):  # fmt: skip
+                 tell: Callable[["Peer", Event | Reached], None], own: bytes):  # fmt: skip
         self.id, self.dialled, self.address = id, dialled, address
         self.own = own  # whom the other end knows us as, by the channel
         self._socket = socket
         self.session = Session(clone, id, lambda event: tell(self, event))
+        self._clone, self._tell, self._reached = clone, tell, 0
+        self.was_in_step = False
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_WAITING)
         self._bytes_waiting = 0
         self._settling: asyncio.TimerHandle | None = None
@@ -55,6 +65,7 @@ class Peer:
                 if ended and not isinstance(message, Bye):
                     continue  # on its way before our last words were read
                 self.send(self.session.receive(message))
+                self._look()
                 if isinstance(message, Bye) or (self.session.state is State.CLOSED and not ended):
                     break
         except PeerError as error:
@@ -70,6 +81,13 @@ class Peer:
                 if timer is not None:
                     timer.cancel()
             await self._finish(writer)
+
+    def _look(self) -> None:
+        """What of ours the peer has just said that it holds."""
+        seq = self.session.peer_vector.get(self._clone.identity.id, 0)
+        if seq > self._reached:
+            self._reached = seq
+            self._tell(self, Reached(seq))
 
     def send(self, messages: list[Message]) -> None:
         """Queue messages, in order; nothing waits for the network here."""

@@ -90,6 +90,7 @@ async def _poke(node: Node) -> AsyncIterator[dict]:
 
 
 async def _status(node: Node) -> AsyncIterator[dict]:
+    node.record.flush(node.clone)
     yield {"port": node.port, "pid": os.getpid(), "peers": node.peer_states()}
 
 
