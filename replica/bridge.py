@@ -20,6 +20,7 @@ from replica import filetext, folder, guard, intake, paths
 from replica.blocks import parse, render, spaced, stand_alone
 from replica.changes import Add, Dot, Remove
 from replica.clone import Clone
+from replica.decisions import settled_by_hand
 from replica.documents import Document
 from replica.errors import (
     ConfigError,
@@ -539,7 +540,7 @@ class Bridge:
                 hold = hold or self._judge(path, saved.removed, before, "entries", switched, saved.removed > 0)
             if hold is not None and not force:
                 return hold
-            ops = saved.ops
+            ops = settled_by_hand(self.clone, document, saved.ops)
         if ops:
             self.clone.edit_entries(path, rule.policy, ops)
         return None

@@ -266,12 +266,13 @@ def write(clone: Clone, local: Local, text: str) -> bool:
         return _write_section(clone, local, text)
     with clone.transaction():
         for entry in clone.documents.entries(clone.documents.find(document.path, document.policy)):
-            if not entry.private and read.bare(entry.text) == local.item.text and _is(clone, entry, local.item):
+            if not entry.private and read.bare(entry.text) == local.item.text and is_item(clone, entry, local.item):
                 return _replace(clone, local, entry, text)
     return False
 
 
-def _is(clone: Clone, entry: Entry, item: Item) -> bool:
+def is_item(clone: Clone, entry: Entry, item: Item) -> bool:
+    """Whether this entry, or one that it took the place of, is the item."""
     names = {read.entry_id(clone, item.document, root) for root in (entry.id, *entry.roots)}
     return item.id in names
 
@@ -314,7 +315,7 @@ def gone(clone: Clone, local: Local) -> bool:
         return _write_section(clone, local, "")
     with clone.transaction():
         for entry in clone.documents.entries(clone.documents.find(document.path, document.policy)):
-            if not entry.private and read.bare(entry.text) == local.item.text and _is(clone, entry, local.item):
+            if not entry.private and read.bare(entry.text) == local.item.text and is_item(clone, entry, local.item):
                 clone.edit_entries(document.path, document.policy, [(1, Remove(entry.dots))])
                 return True
     return False

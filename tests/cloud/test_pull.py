@@ -229,3 +229,27 @@ def test_hostile_words_there_are_one_entry_here(network, shelf):
     assert len(pulled.added) + len(pulled.skips) == len(words)
     assert len([e for e in network["alice"].entries(INTO) if e.role == "entry"]) == len(pulled.added)
     assert pull(network["alice"], shelf).added == []
+
+
+@pytest.mark.parametrize(("one", "other"), [("here", "there"), ("there", "here")])
+def test_two_clones_that_settle_it_differently_are_asked_again(network, shelf, crossed, one, other):
+    alice, bob = network["alice"], network["bob"]
+    network.share()
+    pull(bob, shelf)
+    for clone, keep in ((alice, one), (bob, other)):
+        decide.resolve(clone, decide.conflicts(clone)[0], keep=keep, text=None)
+    network.share()
+    for clone in (alice, bob):
+        (again,) = clone.documents.all_conflicts()
+        assert {version.text for version in again.versions} == {"- two, as we say", "- two, as they say"}
+
+
+def test_two_clones_that_keep_what_is_here_agree(network, shelf, crossed):
+    alice, bob = network["alice"], network["bob"]
+    network.share()
+    pull(bob, shelf)
+    for clone in (alice, bob):
+        decide.resolve(clone, decide.conflicts(clone)[0], keep="here", text=None)
+    network.share()
+    assert not alice.documents.all_conflicts() and not bob.documents.all_conflicts()
+    assert shown(network, "bob") == "- one\n- two, as we say\n- three\n" == shown(network)
