@@ -201,9 +201,7 @@ def resolve(
     id: Annotated[str, typer.Argument(metavar="ID", help="As `replica conflicts` prints it, or its first 4 digits.")],
     keep: Annotated[
         str | None,
-        typer.Option(
-            metavar="VERSION", help="Keep this version: v1, v2, merged, a clone's name; of similar ones: both."
-        ),
+        typer.Option(metavar="VERSION", help="Keep this one: v1, v2, merged, a clone's name; of similar ones: both."),
     ] = None,
     text: Annotated[str | None, typer.Option(metavar="TEXT", help="Put this in its place; - reads stdin.")] = None,
     folder: Dir = None,

@@ -1,4 +1,4 @@
-"""Entries that say nearly the same: found for a person to look at, never merged by themselves. All of it stays on this clone.
+"""Entries that say nearly the same: found for a person to look at, never merged by themselves. Nothing leaves here.
 
 Two entries are alike by their words: the cosine of the stems that they have, each weighted by how rare it is among all
 entries (Salton, Buckley 1988). To compare each with each would be 50 million comparisons for 10,000 entries, so only

@@ -373,7 +373,7 @@ class Index:
     def near(self, embedder: Embedder, least: float) -> list[tuple[tuple[str, bytes], tuple[str, bytes], float]]:
         """Pairs of entries whose vectors have a cosine of at least `least`; an entry is (document, id).
 
-        Of entries in several pieces the first one counts. Of more than `MOST_NEAR` entries only the newest are compared.
+        Of entries in several pieces the first one counts. Of more than `MOST_NEAR` only the newest are compared.
         """
 
         def work() -> list:
@@ -381,8 +381,8 @@ class Index:
             if self._meta("embedder") != embedder.id:
                 return []
             rows = self._db.execute(
-                "SELECT d.path, e.id, v.vector FROM entries e JOIN documents d ON d.n=e.doc JOIN pieces p ON p.entry=e.n"
-                " AND p.at=0 JOIN vectors v ON v.name=p.name WHERE e.id IS NOT NULL AND d.policy='union'"
+                "SELECT d.path, e.id, v.vector FROM entries e JOIN documents d ON d.n=e.doc JOIN pieces p"
+                " ON p.entry=e.n AND p.at=0 JOIN vectors v ON v.name=p.name WHERE e.id IS NOT NULL AND d.policy='union'"
                 " AND length(v.vector)=? ORDER BY e.time DESC, e.n LIMIT ?", (width, MOST_NEAR),
             ).fetchall()  # fmt: skip
             names = [(path, id) for path, id, _ in rows]
