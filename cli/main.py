@@ -24,7 +24,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Memory": {
         "cli.memory": ("ls", "show", "add", "search"),
         "cli.recall": ("recall",),
-        "cli.memory ": ("log", "diff", "restore"),
+        "cli.memory ": ("log", "diff", "blame", "restore"),
     },
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
