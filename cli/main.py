@@ -28,7 +28,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
-    "Upkeep": {"cli.upkeep": ("compact",)},
+    "Upkeep": {"cli.upkeep": ("compact", "backup", "restore-backup")},
 }
 MODULES = {name: module.strip() for modules in SECTIONS.values() for module, names in modules.items() for name in names}
 
@@ -83,7 +83,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
 
 
 def _command(name: str):
-    return getattr(import_module(MODULES[name]), name)
+    return getattr(import_module(MODULES[name]), name.replace("-", "_"))
 
 
 def _show_version(wanted: bool) -> None:

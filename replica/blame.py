@@ -1,9 +1,9 @@
 """Who wrote what stands in a document, and when: by line or by entry.
 
-Of a text the log knows of each character who inserted it. Of a document that is replaced as a whole, the versions are
-compared from each to the one that it took the place of. Of entries, each names its author. Of what is folded
-(docs/compaction.md), entries have both still; of a text the author is known where the id that he writes under is his, and
-of the time that it was before the folding.
+Of a text the log knows of each character who inserted it. Of a document that is replaced as a whole, each version is
+compared with the one that it took the place of. Of entries, each names its author. Of what is folded
+(docs/compaction.md), entries have both still; of a text the author is known where the id that he writes under is his, and of the time only
+that it was before the folding.
 """
 
 from bisect import bisect_right
@@ -99,8 +99,8 @@ class _Runs:
 
     def __init__(self, clone: Clone, doc: int, path: str):
         self._runs: dict[int, list[tuple[int, int, Origin]]] = defaultdict(list)
-        for n, author, time, kind, body in clone.store.rows(
-            "SELECT n, author, time, kind, body FROM changes WHERE doc=? AND kind IN (?,?) ORDER BY n",
+        for author, time, kind, body in clone.store.rows(
+            "SELECT author, time, kind, body FROM changes WHERE doc=? AND kind IN (?,?) ORDER BY n",
             (doc, Kind.TEXT, Kind.IMPORT),
         ):
             origin = Origin(clone.log.author_n(author).id, time)
