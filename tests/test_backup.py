@@ -9,11 +9,13 @@ import threading
 
 import pytest
 
-from replica import backup, status
+from replica import backup, compact, status
 from replica.clone import Clone
 from replica.errors import AlreadyAClone, ReplicaError, StoreError, UsageError
 from tests.helpers import Network, add, assert_same, certificate, read, save
 from tests.test_cli_memory import fresh, replica  # noqa: F401
+from tests.test_compact import AT_ONCE, DAY, acknowledged
+from tests.test_rejoin import Backups
 
 
 @pytest.fixture
@@ -114,6 +116,50 @@ def test_a_backup_can_be_restored_twice(network):
     network.share()
     assert_same(*network.clones.values())
     assert {"- by one", "- by two"} <= set(read(network["bob"], "a-buffer.md").split("\n"))
+
+
+def test_a_backup_of_an_identity_that_has_ended_since_comes_back_all_the_same():
+    """The one that was backed up had to begin anew, since its disk was rolled back: its old identity is no member's."""
+    with Backups("alice", "bob", "carol") as network:
+        add(network["alice"], "a-buffer.md", "- old")
+        network.sync_all()
+        network.back_up("alice")
+        add(network["alice"], "a-buffer.md", "- in the backup")
+        file = backed_up(network)
+        network.sync_all()
+        add(network.bring_back("alice"), "a-buffer.md", "- another under that number")
+        network.meet_all()
+        again = restored(network, file)
+        add(again, "a-buffer.md", "- by the restored")
+        network.meet_all()
+        assert_same(*network.clones.values())
+        found = {entry.text for entry in network["carol"].entries("a-buffer.md")}
+        assert found == {"- old", "- in the backup", "- another under that number", "- by the restored"}
+
+
+def test_a_backup_older_than_what_the_others_have_folded_comes_back_with_its_edits():
+    with Backups("alice", "bob", "carol") as network:
+        for clone in network.clones.values():
+            clone.set_config(AT_ONCE)
+        add(network["alice"], "a-buffer.md", "- old")
+        network.sync_all()
+        acknowledged(network)
+        add(network["alice"], "a-buffer.md", "- in the backup alone")
+        file = backed_up(network)
+        network.clones.pop("alice").close()
+        network.now += 100 * DAY
+        add(network["bob"], "a-buffer.md", "- of bob")
+        for _ in range(3):
+            network.sync("bob", "carol")
+            acknowledged(network, "bob", "carol")
+            for name in ("bob", "carol"):
+                compact.compact(network[name])
+        assert network["bob"].log.floor() and network["carol"].log.floor()
+        restored(network, file)
+        network.meet_all()
+        assert_same(*network.clones.values())
+        found = {entry.text for entry in network["carol"].entries("a-buffer.md")}
+        assert found == {"- old", "- in the backup alone", "- of bob"}
 
 
 def test_what_was_saved_and_not_taken_in_yet_comes_back_as_an_edit(network):
