@@ -112,7 +112,7 @@ def on_a_terminal(folder, *arguments: str, **environment: str) -> tuple[int, str
         [sys.executable, "-m", "cli.main", *arguments], cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    printed, end = b"", time.monotonic() + 30
+    printed, end = b"", time.monotonic() + 120  # of a busy machine
     while time.monotonic() < end:
         if not select.select([ours], [], [], 0.2)[0]:
             continue
@@ -123,7 +123,7 @@ def on_a_terminal(folder, *arguments: str, **environment: str) -> tuple[int, str
         if not part:
             break
         printed += part
-    code = process.wait(timeout=10)
+    code = process.wait(timeout=60)
     os.close(ours)
     return code, printed.decode()
 
