@@ -2,8 +2,8 @@
 
 Of a text the log knows of each character who inserted it. Of a document that is replaced as a whole, each version is
 compared with the one that it took the place of. Of entries, each names its author. Of what is folded
-(docs/compaction.md), entries have both still; of a text the author is known where the id that he writes under is his, and of the time only
-that it was before the folding.
+(docs/compaction.md), entries have both still; of a text the author is known where the id that he writes under is his,
+and of the time only that it was before the folding.
 """
 
 from bisect import bisect_right
