@@ -57,6 +57,7 @@ def init(
         result = {
             "workspace": clone.workspace_name, "clone": {"name": clone.name, "id": clone.identity.id.hex()},
             "root": str(root), "layout": layout, "documents": sorted(set(report.taken)), "skipped": report.skipped,
+            "held": report.held,
         }  # fmt: skip
     emit(result) if json else _tell_init(result)
 
@@ -147,6 +148,8 @@ def _tell_init(result: dict[str, Any]) -> None:
         words(f"  and {len(imported) - 10:,} more (`replica ls`)")
     for path, reason in result["skipped"].items():
         words(f"skipped: {path}: {reason}")
+    for path, what in result["held"].items():
+        words(f"held: {path}: {what}")
     words("next: `replica up` keeps it in step; `replica invite` lets another machine in")
 
 

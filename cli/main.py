@@ -24,13 +24,13 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Memory": {
         "cli.memory": ("ls", "show", "add", "search"),
         "cli.recall": ("recall",),
-        "cli.memory ": ("log", "diff", "restore"),
+        "cli.memory ": ("log", "diff", "blame", "restore"),
     },
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
     "The working day": {"cli.workday": ("start", "save"), "cli.harvest": ("harvest", "migrate")},
     "A look at it": {"cli.stats": ("stats",), "cli.web": ("web",)},
-    "Upkeep": {"cli.upkeep": ("compact",)},
+    "Upkeep": {"cli.upkeep": ("compact", "backup", "restore-backup")},
 }
 MODULES = {name: module.strip() for modules in SECTIONS.values() for module, names in modules.items() for name in names}
 
@@ -85,7 +85,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
 
 
 def _command(name: str):
-    return getattr(import_module(MODULES[name]), name)
+    return getattr(import_module(MODULES[name]), name.replace("-", "_"))
 
 
 def _show_version(wanted: bool) -> None:

@@ -273,6 +273,43 @@ def diff(
         words("no difference")
 
 
+def blame(document: Document, folder: Dir = None, json: Json = False) -> None:
+    """Who wrote what stands in a document, and when: by line, of a buffer or a log by entry.
+
+    A line is of whoever wrote to it last. "before": of what came before that time, the history is folded.
+
+    Example: replica blame notes/plan.md
+    """
+    from replica import blame as blaming
+
+    with opened(folder) as clone:
+        found = _document(clone, document)
+        rows = [
+            {
+                "line": one.line, "text": one.text, "clone": _author(clone, one.origin.author),
+                "time": one.origin.time, "before": one.origin.before,
+                "others": [_author(clone, other) for other in one.others], "id": one.id.hex() if one.id else None,
+            }
+            for one in blaming.blame(clone, found)
+        ]  # fmt: skip
+    if json:
+        for row in rows:
+            emit({**row, "time": iso(row["time"])})
+        return
+    shown = [
+        (
+            " +".join([row["clone"] or "?", *map(str, row["others"])]),
+            ("before " if row["before"] else "") + local(row["time"]), row["line"], one_line(row["text"]),
+        )
+        for row in rows
+    ]  # fmt: skip
+    table(shown, ("CLONE", "TIME", "LINE", "TEXT"))
+
+
+def _author(clone: "Clone", id: bytes | None) -> str | None:
+    return None if id is None else clone.author_name(id)
+
+
 def restore(
     document: Document,
     at: Annotated[str, typer.Option(metavar="TIME", help=f"As it was then: {TIME_HELP}")],

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from replica import cadence, filetext, folder, guard, intake, paths
+from replica import cadence, filetext, folder, guard, intake, markers, paths
 from replica.blocks import parse, render, spaced, stand_alone
 from replica.changes import Add, Dot, Remove
 from replica.clone import Clone
+from replica.decisions import settled_by_hand
 from replica.documents import Document
 from replica.errors import (
     ConfigError,
@@ -374,7 +375,7 @@ class Bridge:
                     if not self._leave(self.row(path), apart):
                         report.look_again = True
                         return
-                    row = None
+                    row, force = None, True  # it was taken in before, whatever it holds
                 full = self.row(path) if row is not None else None
                 self.take(path, data, text, folder.settled(info), full, switched, force, report)
         except (InvalidChange, TooLarge, DamagedRecord) as error:
@@ -452,7 +453,8 @@ class Bridge:
         with self.clone.transaction():
             rule = rule or self.clone.rule(path)
             taken = self._take_text if rule.policy == "text" else self._take_entries
-            hold = taken(path, text, row, rule, switched, force)
+            hold = None if force else self._left_by_tools(path, text, row, rule.policy)
+            hold = hold or taken(path, text, row, rule, switched, force)
             if hold is not None:
                 self._hold(path, hold)
                 report.held[path] = hold.what
@@ -460,6 +462,15 @@ class Bridge:
             self._set_base(path, rule.policy, data, text, stamp)
             self._release(path)
         report.taken.append(path)
+
+    def _left_by_tools(self, path: str, text: str, row: Row | None, policy: str) -> guard.Hold | None:
+        """What another tool could not merge waits here, and is not spread."""
+        if row is not None:
+            return markers.judge_text(row.canonical, text)
+        document = self.clone.documents.find(path, policy)
+        if document.alive:
+            return markers.judge_text(self.clone.documents.text(document), text)
+        return markers.judge_name(path, lambda first: (self.root / first).is_file()) or markers.judge_text("", text)
 
     def _wiped(self, row: Row, text: str) -> bool:
         return bool(row.canonical.strip()) and not text.strip()
@@ -532,7 +543,7 @@ class Bridge:
                 hold = hold or self._judge(path, saved.removed, before, "entries", switched, saved.removed > 0)
             if hold is not None and not force:
                 return hold
-            ops = saved.ops
+            ops = settled_by_hand(self.clone, document, saved.ops)
         if ops:
             self.clone.edit_entries(path, rule.policy, ops)
         return None
@@ -571,6 +582,10 @@ class Bridge:
         for row in rows.values():
             if row.stamp is None and row.path not in found.files:
                 self._forget(row.path)  # we meant to write it and did not get that far
+        for path, reason in self.store.rows("SELECT path, reason FROM held"):
+            never_taken = reason in (markers.MARKERS, markers.COPY) and path not in rows
+            if never_taken and path not in found.files and not self._hidden(path, found):
+                self._release(path)  # it was put away
         tracked = [row for row in rows.values() if row.stamp is not None and self._is_due(row.path, due)]
         gone = [row for row in tracked if row.path not in found.files and not self._hidden(row.path, found)]
         limits = self.clone.config.guard
@@ -1009,6 +1024,8 @@ class Bridge:
                 stamp = folder.write(self.root, path, row.base)
                 with self.clone.transaction():
                     self.store.execute("UPDATE files SET stamp=?, missing=NULL WHERE path=?", (stamp, path))
+            elif target.is_file():  # never taken in: there is nothing that it could become again
+                folder.remove(self.root, path)
             with self.clone.transaction():
                 self._release(path)
             if reasons[path] == "level":

@@ -82,19 +82,28 @@ def _branch_off(clone: "Clone", original: Path, certify: "Certify | None") -> "C
     return clone
 
 
-def part(clone: "Clone", certify: "Certify") -> None:
-    """Go on under a new identity: another running clone has the one of this clone as well."""
+def part(clone: "Clone", certify: "Certify", what: str = "copy") -> None:
+    """Go on under a new identity: another clone has, or may have, the one of this clone as well.
+
+    `what`: what the new name ends in.
+    """
     new = Identity.new()
     with clone.transaction():
         new.save(clone.root / FOLDER / NEXT)
-        introduce(clone, clone.identity, new, _copy_name(clone), "copy", certify)
+        introduce(clone, clone.identity, new, _copy_name(clone, what), "copy", certify)
     finish(clone.root / FOLDER, clone.store)
     clone.identity = new
 
 
-def _copy_name(clone: "Clone") -> str:
+def original_of(clone: "Clone") -> Path | None:
+    """The folder that a store was copied from, if it is on this machine and holds the same identity still."""
+    place = Path(clone.store.meta("place"))
+    return place if _is_copied(clone, place) else None
+
+
+def _copy_name(clone: "Clone", what: str = "copy") -> str:
     taken = {member["name"] for member in clone.members()}
-    names = (f"{clone.name}-copy", *(f"{clone.name}-copy-{k}" for k in range(2, 10_000)))
+    names = (f"{clone.name}-{what}", *(f"{clone.name}-{what}-{k}" for k in range(2, 10_000)))
     return next(name for name in names if name not in taken)
 
 

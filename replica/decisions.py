@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
-from replica import config, regions
+from replica import config, regions, textdiff
 from replica.blocks import ENTRY, parse
 from replica.changes import Add, Dot, Kind, Remove
 from replica.clone import Clone
 from replica.documents import Conflict, Document, Entry, Version
 from replica.errors import NotFound, UsageError, WrongPolicy
+from replica.intake import Levelled
 from replica.places import CONFIG
 from replica.writing import compose, free_occurrence
 
@@ -124,6 +125,47 @@ def _place(first: Entry) -> bytes | None:
     return None if first.private else first.place
 
 
+def settled_by_hand(clone: Clone, document: Document, ops: list[Levelled]) -> list[Levelled]:
+    """The operations of a save that took versions of a conflict out of a file and left one: that is a decision.
+
+    Said as one (what stays takes the place of what goes) it is shown again where another clone has decided otherwise;
+    as mere removals, two decisions that differ would take away both versions.
+    """
+    gone = {dot for _, op in ops if isinstance(op, Remove) for dot in op.kills}
+    asked = "SELECT 1 FROM adds WHERE doc=? AND dead=0 AND roots IS NOT NULL"
+    if not gone or document.policy == "latest" or not clone.store.value(asked, (document.shared,)):
+        return ops
+    for conflict in clone.documents.conflicts(document):
+        left = [entry for entry in conflict.entries if not gone.issuperset(entry.dots)]
+        taken = {dot for entry in conflict.entries if entry not in left for dot in entry.dots}
+        if taken and len(left) == 1 and not any(entry.private for entry in conflict.entries):
+            ops = [*_without(ops, taken, left[0].dots), *_in_place(ops, left[0], taken)]
+    return ops
+
+
+def _without(ops: list[Levelled], taken: set[Dot], kept: tuple[Dot, ...]) -> list[Levelled]:
+    """Without the removals of `taken`, and without what is done to `kept`."""
+    result: list[Levelled] = []
+    for level, op in ops:
+        if isinstance(op, Add) and set(op.kills) & set(kept):
+            continue
+        if isinstance(op, Remove) and set(op.kills) & taken:
+            op = Remove(tuple(dot for dot in op.kills if dot not in taken))
+            if not op.kills:
+                continue
+        result.append((level, op))
+    return result
+
+
+def _in_place(ops: list[Levelled], left: Entry, taken: set[Dot]) -> list[Levelled]:
+    """What was made of the entry that stays, or that entry again, now in the place of those that go as well."""
+    made = [(level, op) for level, op in ops if isinstance(op, Add) and set(op.kills) & set(left.dots)]
+    if not made:
+        made = [(1, _kept(left, left)._replace(kills=left.dots))]
+    (level, first), rest = made[0], made[1:]
+    return [(level, first._replace(kills=(*first.kills, *sorted(taken - set(first.kills))))), *rest]
+
+
 # --- regions of a text
 
 
@@ -144,7 +186,8 @@ def _settle_region(clone: Clone, document: Document, conflict: Conflict, keep: s
     if new and old.endswith("\n") and not new.endswith("\n"):
         new += "\n"
     if new != old and not (version and version.version == "merged"):
-        clone.edit_text(document.path, [(start, end, new)])
+        # Only what differs: two clones that choose the same version take away the same, and write nothing twice.
+        clone.edit_text(document.path, [(start + a, start + b, put) for a, b, put in textdiff.diff(old, new)])
     name = clone.log.author_n
     pairs = [[name(a).id, a_seq, name(b).id, b_seq] for a, a_seq, b, b_seq in conflict.pairs]
     clone.append(Kind.REVIEW, (document.path, document.policy), pairs)

@@ -15,7 +15,7 @@ ARRIVALS = 10_000
 class Hold(NamedTuple):
     """Why a file waits for `replica accept` or `replica reject`."""
 
-    reason: str  # one word, for scripts: removal, vanished, past, branch, level, arrivals
+    reason: str  # one word, for scripts: removal, vanished, past, branch, level, arrivals, markers, copy
     what: str  # one sentence, for people
 
 

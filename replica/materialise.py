@@ -353,13 +353,16 @@ class Materialiser:
                     continue  # damaged on this disk, which is not the sender's fault; the digests tell that we differ
                 if kind == Kind.IMPORT and stored.change.kind is Kind.IMPORT and theirs == update:
                     continue  # both imported the same file: one text, nothing to look at
-                if yjs.overlap(update, theirs):
-                    pair = sorted([(me.id, me.n, seq), (log.author_n(other).id, other, other_seq)])
-                    self.store.execute(
-                        "INSERT INTO overlaps(doc, one, one_seq, other, other_seq) VALUES(?,?,?,?,?)"
-                        " ON CONFLICT DO NOTHING",
-                        (doc, *pair[0][1:], *pair[1][1:]),
-                    )
+                if yjs.overlap(update, theirs) and not yjs.alike(update, theirs):
+                    self._let_wait(doc, (me.n, seq), (other, other_seq))
+
+    def _let_wait(self, doc: int, one: tuple[int, int], other: tuple[int, int]) -> None:
+        """Two changes, as (author's row, number), wait for a person's look; the one with the lower id comes first."""
+        pair = sorted((one, other), key=lambda change: self.log.author_n(change[0]).id)
+        self.store.execute(
+            "INSERT INTO overlaps(doc, one, one_seq, other, other_seq) VALUES(?,?,?,?,?) ON CONFLICT DO NOTHING",
+            (doc, *pair[0], *pair[1]),
+        )
 
     def review(self, stored: Stored) -> None:
         doc = self.doc_of(stored)
@@ -372,6 +375,51 @@ class Materialiser:
                     "UPDATE overlaps SET reviewed=1 WHERE doc=? AND one=? AND one_seq=? AND other=? AND other_seq=?",
                     (doc, a.n, one_seq, b.n, other_seq),
                 )
+        self._compare_decisions(stored, doc)
+
+    def _compare_decisions(self, stored: Stored, doc: int) -> None:
+        """What two clones have settled unknown to each other, and differently, waits again: neither is guessed away.
+
+        Of a decision its edit waits, or the review itself where it left the text as it was.
+        """
+        log, me, seq = self.log, stored.author, stored.change.seq
+        for other in [author.n for author in log.authors() if author is not me and author.private == me.private]:
+            seen = log.past(me.n, seq, other)
+            rows = self.store.rows(
+                "SELECT seq, body FROM changes WHERE author=? AND seq>? AND doc=? AND n<? AND kind=?",
+                (other, seen, doc, stored.n, Kind.REVIEW),
+            )
+            for other_seq, body in rows:
+                if not set(stored.change.payload) & set(_reviewed(body)):
+                    continue
+                mine = self._edits_before(doc, me.n, seq, log.past(other, other_seq, me.n))
+                theirs = self._edits_before(doc, other, other_seq, seen)
+                if not self._agree(mine, theirs):
+                    one, two = (max(edits, default=at) for edits, at in ((mine, seq), (theirs, other_seq)))
+                    self._let_wait(doc, (me.n, one), (other, two))
+
+    def _edits_before(self, doc: int, author: int, seq: int, seen: int) -> dict[int, bytes]:
+        """The edits of a text that stand right before its review in their author's chain, behind number `seen`."""
+        edits: dict[int, bytes] = {}
+        for at in range(seq - 1, seen, -1):
+            body = self.store.value(
+                "SELECT body FROM changes WHERE author=? AND seq=? AND doc=? AND kind=?", (author, at, doc, Kind.TEXT)
+            )
+            if body is None:
+                break
+            edits[at] = body
+        return edits
+
+    def _agree(self, mine: dict[int, bytes], theirs: dict[int, bytes]) -> bool:
+        from replica import yjs
+
+        if len(mine) != len(theirs):
+            return False
+        pairs = zip(sorted(mine.items()), sorted(theirs.items()), strict=True)
+        try:
+            return all(yjs.alike(update_of(Kind.TEXT, a), update_of(Kind.TEXT, b)) for (_, a), (_, b) in pairs)
+        except InvalidChange:
+            return False  # damaged on this disk
 
     # --- documents
 
@@ -477,6 +525,16 @@ def apply_text(engine, stored: Stored) -> None:
         engine.apply(change.payload, client_id(stored.author.id, change.document[0]))
     elif change.kind is Kind.IMPORT:
         engine.apply_import(change.payload)
+
+
+def _reviewed(body: bytes) -> tuple:
+    """The pairs that a stored review names; none where it is damaged on this disk."""
+    from replica import changes
+
+    try:
+        return changes.decode(body).payload
+    except InvalidChange:
+        return ()
 
 
 SMALL = 4096  # bytes of a change whose decoded update is worth keeping

@@ -1,13 +1,15 @@
 """Where in a text two clones changed the same place, and how each of them had it.
 
-A region conflict is a set of concurrent changes (replica/materialise.py marks the pairs). Its versions are the
+A region conflict is a set of concurrent changes (replica/materialise.py marks the pairs): edits, and reviews that left
+the text as it was while another clone decided otherwise. Its versions are the
 merged lines as they stand now, and the same lines as each side had them, replayed from the log.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from replica import yjs
-from replica.changes import Kind
+from replica.changes import Kind, decode
 from replica.errors import CorruptUpdate
 from replica.materialise import apply_text, update_of
 
@@ -19,35 +21,47 @@ def region_versions(documents: "Documents", document: "Document", changes: list[
     """The merged lines as version `merged`, then `v1`, `v2`, … one for each author among `changes`."""
     from replica.documents import Version
 
-    updates = {change: _update(documents, *change) for change in changes}
-    items = [item for update in updates.values() for item in yjs.touched(update)]
-    log = documents.log
+    items, log = _items(documents, changes), documents.log
     last = {author: seq for author, seq in sorted(changes)}
     engine = documents.materialiser.engine(document.shared)
     newest = max(_time(documents, author, seq) for author, seq in last.items())
-    versions: list[Version] = [Version("merged", _lines(engine, items)[2], b"", newest)]
+    start, end, merged = _lines(engine, items)
+    borders = _Borders(engine, start, end)
+    versions: list[Version] = [Version("merged", merged, b"", newest)]
     for at, (author, seq) in enumerate(sorted(last.items(), key=lambda one: log.author_n(one[0]).id), 1):
         try:
             side = _as_seen(documents, document.shared, author, seq)
         except CorruptUpdate:
             # Its author built on changes that it does not own to: how it had the text cannot be known.
             side = engine
-        versions.append(
-            Version(f"v{at}", _lines(side, items)[2], log.author_n(author).id, _time(documents, author, seq))
-        )
+        versions.append(Version(f"v{at}", borders.cut(side), log.author_n(author).id, _time(documents, author, seq)))
     return tuple(versions)
 
 
 def region_span(documents: "Documents", document: "Document", pairs) -> tuple[int, int]:
     """Where the merged lines of a conflict stand in the current text, in code points."""
     changes = {pair[:2] for pair in pairs} | {pair[2:] for pair in pairs}
-    items = [item for change in changes for item in yjs.touched(_update(documents, *change))]
-    return _lines(documents.materialiser.engine(document.shared), items)[:2]
+    return _lines(documents.materialiser.engine(document.shared), _items(documents, changes))[:2]
 
 
-def _update(documents: "Documents", author: int, seq: int):
-    kind, body = documents.store.row("SELECT kind, body FROM changes WHERE author=? AND seq=?", (author, seq))
-    return update_of(Kind(kind), body)
+def _items(documents: "Documents", changes: Iterable[tuple[int, int]]) -> list[yjs.Range]:
+    """The items that these changes touched; of a review, those of the changes that it was about."""
+    items: list[yjs.Range] = []
+    waiting, seen = list(changes), set()
+    while waiting:
+        change = waiting.pop()
+        row = documents.store.row("SELECT kind, body FROM changes WHERE author=? AND seq=?", change)
+        if change in seen or row is None:  # what was settled before may be folded
+            continue
+        seen.add(change)
+        kind, body = row
+        if kind in (Kind.TEXT, Kind.IMPORT):
+            items += yjs.touched(update_of(kind, body))
+        elif kind == Kind.REVIEW:
+            for one, one_seq, other, other_seq in decode(body).payload:
+                named = [(documents.log.author(one), one_seq), (documents.log.author(other), other_seq)]
+                waiting += [(author.n, seq) for author, seq in named if author is not None]
+    return items
 
 
 def _time(documents: "Documents", author: int, seq: int) -> int:
@@ -64,6 +78,41 @@ def _as_seen(documents: "Documents", doc: int, author: int, seq: int):
         if stored.change.seq <= seen[stored.author.n]:
             apply_text(side, stored)
     return side
+
+
+class _Borders:
+    """The characters around a part of the merged text, by which the same part is found in how a side had it.
+
+    What one side took away, and where it stood, does not say how much of the next line was meant.
+    """
+
+    def __init__(self, engine, start: int, end: int):
+        self._before: list[yjs.Id] = []  # from the nearest on
+        self._behind: list[yjs.Id] = []
+        for at, block in engine.blocks():
+            if at < start:
+                self._before.append((block.client, block.clock + _units(block.text[: start - at]) - 1))
+            if at + len(block.text) > end:
+                self._behind.append((block.client, block.clock + _units(block.text[: max(0, end - at)])))
+        self._before.reverse()
+
+    def cut(self, side) -> str:
+        text = side.text
+        start, end = 0, len(text)
+        for id in self._before:
+            if (place := side.locate(*id)) is not None:
+                start = place + side.shows(*id)
+                break
+        for id in self._behind:
+            if (place := side.locate(*id)) is not None:
+                end = place
+                break
+        return text[start:end]
+
+
+def _units(text: str) -> int:
+    """Clocks count UTF-16 code units."""
+    return len(text.encode("utf-16-le")) // 2
 
 
 def _lines(engine, items) -> tuple[int, int, str]:

@@ -3,9 +3,10 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from replica import clock, faults, folder, members, paths, rejoin
+from replica import clock, faults, folder, markers, members, paths, rejoin
 from replica.changes import change_hash
 from replica.clone import Clone
 from replica.copies import place_of
@@ -164,6 +165,7 @@ def checks(clone: Clone, now_ms: int | None = None) -> Iterator[Check]:
     yield from _files(clone)
     yield _names(clone)
     yield _held(clone)
+    yield _markers(clone)
     yield _conflicts(clone)
     yield from _faults(clone)
 
@@ -281,6 +283,19 @@ def _held(clone: Clone) -> Check:
     first = waiting[0]
     more = f", and {len(waiting) - 1} more" if len(waiting) > 1 else ""
     return Check("held", "problem", f"{first['path']}: {first['what']}{more}", "`replica accept` or `replica reject`")
+
+
+def _markers(clone: Clone) -> Check:
+    """Merge markers that are in documents: let through here, or taken in by a clone that knew no better."""
+    found = []
+    for document in clone.documents.all():
+        with suppress(DamagedRecord):  # listed among the files that are passed over
+            if lines := markers.lines_of(clone.documents.text(document)):
+                found.append(f"{document.path} has them in line {lines[0]}")
+    if not found:
+        return Check("markers", "ok", "no document has merge markers")
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return Check("markers", "note", f"merge markers: {found[0]}{more}", "edit the file: keep what is right")
 
 
 def _conflicts(clone: Clone) -> Check:

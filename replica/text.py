@@ -10,6 +10,7 @@ One thread at a time may use a `Text`.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 from pycrdt import Doc, StickyIndex
 from pycrdt import Text as Root
@@ -179,16 +180,41 @@ class Text:
             encode(replacement)
         return [self._commit(batch) for batch in _batches(_in_bytes(text, list(_pieces(ops))))]
 
+    def blocks(self) -> list[tuple[int, Insert]]:
+        """The blocks of the current text, each with the position where it begins, in the order of the text.
+
+        A block is a run of characters that one client wrote one after the other. Raises CorruptUpdate: they do not
+        make the text.
+        """
+        self._read_blocks()
+        live = [block for blocks in self._blocks.values() for block in blocks if block.text is not None]
+        with self._engine():
+            live = [block for _, block in sorted((self._offset(block), block) for block in live)]
+            text = str(self._root)
+        starts = list(accumulate((len(block.text) for block in live), initial=0))
+        if "".join(block.text for block in live) != text:
+            raise CorruptUpdate("the text engine does not say what its text is made of")
+        return list(zip(starts, live, strict=False))
+
+    def shows(self, client: int, clock: int) -> bool:
+        """Whether the item `client`:`clock` is part of the current text."""
+        block = self._block_of(client, clock)
+        return block is not None and block.text is not None
+
+    def _offset(self, block: Insert) -> int:
+        """The byte offset where a block begins. Inside of `_engine`."""
+        # A "sticky index" is read at the beginning of a block only: inside of one, the engine adds
+        # UTF-16 code units to bytes. It panics on ids that it does not hold.
+        sticky = b"\0" + encode_uint(block.client) + encode_uint(block.clock) + b"\0"
+        return StickyIndex.decode(sticky, self._root).get_index()
+
     def locate(self, client: int, clock: int) -> int | None:
         """The position in the current text of the item `client`:`clock`, or where it stood; None: not here."""
         block = self._block_of(client, clock)
         if block is None:
             return None
-        # A "sticky index" is read at the beginning of a block only: inside of one, the engine adds
-        # UTF-16 code units to bytes. It panics on ids that it does not hold.
-        sticky = b"\0" + encode_uint(client) + encode_uint(block.clock) + b"\0"
         with self._engine():
-            offset = StickyIndex.decode(sticky, self._root).get_index()
+            offset = self._offset(block)
             position = len(str(self._root).encode()[:offset].decode())
         if block.text is None:
             return position
@@ -244,9 +270,12 @@ class Text:
         self._took(checked, self._client)
         return update
 
-    def _block_of(self, client: int, clock: int) -> Insert | None:
+    def _read_blocks(self) -> None:
         if self._blocks is None:
             self._blocks = decode_state(self.state())
+
+    def _block_of(self, client: int, clock: int) -> Insert | None:
+        self._read_blocks()
         blocks = self._blocks.get(client, [])
         at = bisect_right(blocks, clock, key=lambda block: block.clock) - 1
         if at < 0 or clock >= blocks[at].clock + blocks[at].length:

@@ -433,6 +433,11 @@ def overlap(a: Update, b: Update) -> bool:
     )
 
 
+def alike(a: Update, b: Update) -> bool:
+    """Did two concurrent updates do the same, with one result? Not so where both wrote: that is there twice."""
+    return not a.inserts and not b.inserts and touched(a) == touched(b)
+
+
 Spans = Mapping[int, list[tuple[int, int]]]  # client -> (first, end) of clocks, sorted
 
 

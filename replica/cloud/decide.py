@@ -6,8 +6,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from replica import clock, writing
+from replica.changes import Add
 from replica.clone import Clone
 from replica.cloud import export, pull
+from replica.cloud.items import bare
 from replica.cloud.ledger import Ledger, Proposal, Row
 from replica.cloud.pull import Local
 from replica.decisions import SHORTEST
@@ -108,11 +110,32 @@ def resolve(clone: Clone, found: Open, *, keep: str | None, text: str | None) ->
         row = ledger.item(n, proposal.id)
         if choice is not None:
             _put(clone, ledger, found, row, choice)
-        elif row is not None:
-            ledger.put(n, [row._replace(there=proposal.there, digest=b"", state="stored")])
+        else:
+            _say_again(clone, found.local)
+            if row is not None:
+                ledger.put(n, [row._replace(there=proposal.there, digest=b"", state="stored")])
         ledger.withdraw(n, [proposal.id])
         ledger.set_mark(n, proposal.document, None)
     return choice if choice is not None else found.conflict.versions[0].text
+
+
+def _say_again(clone: Clone, local: Local | None) -> None:
+    """What stays as it is here is written once more, as itself.
+
+    Another clone may be settling the same edit in favour of the service just now. Then both wait again, as for any two
+    edits of one entry; a decision that leaves no trace in the log would be overwritten silently. A section of a text
+    cannot be written again without being there twice.
+    """
+    if local is None or local.source.document.policy == "text":
+        return
+    with clone.transaction():
+        document = clone.documents.find(local.item.document, local.source.document.policy)
+        for entry in clone.documents.entries(document):
+            same = bare(entry.text) == local.item.text and pull.is_item(clone, entry, local.item)
+            if not entry.private and (same or document.policy == "latest"):
+                add = Add(entry.role, entry.text, entry.occurrence, entry.lead, entry.place, entry.dots, entry.meta)
+                clone.edit_entries(document.path, document.policy, [(1, add)])
+                return
 
 
 def _put(clone: Clone, ledger: Ledger, found: Open, row: Row | None, text: str) -> None:

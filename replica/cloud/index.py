@@ -39,6 +39,8 @@ FLOOR = 0.1  # a cosine below says nothing: most texts that have nothing to do w
 PIECE = 1_000  # characters that one vector stands for: about what the smallest embedder looks at
 MOST_PIECES = 32  # of one entry; what stands behind them is found by its words
 EMBED_TOGETHER = 64  # texts between two looks at the clock
+MOST_NEAR = 20_000  # vectors that are compared with each other
+BLOCK = 512  # of them at once
 FEW = 2_000  # vectors that are compared without numpy: loading it takes longer
 PAGE = 16_384  # bytes: of the usual 4,096 a vector would fill half, and waste the other
 
@@ -368,6 +370,27 @@ class Index:
                 best[n] = cosine
         return sorted(best, key=lambda n: (-best[n], -n))[:depth]
 
+    def near(self, embedder: Embedder, least: float) -> list[tuple[tuple[str, bytes], tuple[str, bytes], float]]:
+        """Pairs of entries whose vectors have a cosine of at least `least`; an entry is (document, id).
+
+        Of entries in several pieces the first one counts. Of more than `MOST_NEAR` only the newest are compared.
+        """
+
+        def work() -> list:
+            width = 4 * embedder.dimension
+            if self._meta("embedder") != embedder.id:
+                return []
+            rows = self._db.execute(
+                "SELECT d.path, e.id, v.vector FROM entries e JOIN documents d ON d.n=e.doc JOIN pieces p"
+                " ON p.entry=e.n AND p.at=0 JOIN vectors v ON v.name=p.name WHERE e.id IS NOT NULL AND d.policy='union'"
+                " AND length(v.vector)=? ORDER BY e.time DESC, e.n LIMIT ?", (width, MOST_NEAR),
+            ).fetchall()  # fmt: skip
+            names = [(path, id) for path, id, _ in rows]
+            pairs = _near([vector for *_, vector in rows], width // 4, least)
+            return [(names[i], names[j], cosine) for i, j, cosine in pairs]
+
+        return self._mended(work)
+
     def _cosines(self, asked: list[float]) -> Iterator[tuple[int, float]]:
         """Of each vector: its entry, and how near it is. All have length 1: their product is the cosine."""
         entries, blobs, numpy = self._vectors(4 * len(asked))
@@ -457,6 +480,24 @@ class Index:
             self._db = _connect(self.path)
             self._read()
             return work()
+
+
+def _near(vectors: list[bytes], dimension: int, least: float) -> Iterator[tuple[int, int, float]]:
+    """Which of these vectors of length 1 are near each other: (one, a later one, cosine)."""
+    numpy = one_thread_numpy() if vectors else None
+    if numpy is None:
+        floats = [memoryview(vector).cast("f") for vector in vectors[:FEW]]
+        for j, other in enumerate(floats):
+            for i in range(j):
+                if (cosine := sum(map(operator.mul, floats[i], other))) >= least:
+                    yield i, j, cosine
+        return
+    matrix = numpy.frombuffer(b"".join(vectors), numpy.float32).reshape(len(vectors), dimension)
+    for at in range(0, len(vectors), BLOCK):
+        block = matrix[at : at + BLOCK] @ matrix[: at + BLOCK].T
+        for j, i in zip(*(side.tolist() for side in numpy.nonzero(block >= least)), strict=True):
+            if i < at + j:
+                yield i, at + j, float(block[j, i])
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -428,7 +428,7 @@ def _write_entries(clone: Clone, edits: list[tuple[Local, str]]) -> dict[UUID, b
     with clone.transaction():
         for entry in clone.documents.entries(clone.documents.find(document.path, document.policy)):
             meant = [] if entry.private else waiting.get(read.bare(entry.text), [])
-            local, text = next((one for one in meant if _is(clone, entry, one[0].item)), (None, ""))
+            local, text = next((one for one in meant if is_item(clone, entry, one[0].item)), (None, ""))
             if local is None or made[local.item.id]:
                 continue
             try:
@@ -453,7 +453,8 @@ def _words(entry: Entry, text: str, policy: str) -> str:
     return words if writing.stands_alone(words, policy) else writing.compose(text, policy)
 
 
-def _is(clone: Clone, entry: Entry, item: Item) -> bool:
+def is_item(clone: Clone, entry: Entry, item: Item) -> bool:
+    """Whether this entry, or one that it took the place of, is the item."""
     names = {read.entry_id(clone, item.document, root) for root in (entry.id, *entry.roots)}
     return item.id in names
 
@@ -485,7 +486,7 @@ def gone(clone: Clone, local: Local) -> bool:
         return _write_section(clone, local, "")
     with clone.transaction():
         for entry in clone.documents.entries(clone.documents.find(document.path, document.policy)):
-            if not entry.private and read.bare(entry.text) == local.item.text and _is(clone, entry, local.item):
+            if not entry.private and read.bare(entry.text) == local.item.text and is_item(clone, entry, local.item):
                 clone.edit_entries(document.path, document.policy, [(1, Remove(entry.dots))])
                 return True
     return False

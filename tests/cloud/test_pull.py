@@ -443,3 +443,27 @@ def test_many_edits_there_are_made_here_together(network, shelf, monkeypatch):
     text = shown(network)
     assert text.count("told better") == 18 and text.count("the same") == 2 and len(text.splitlines()) == 30
     assert pull(alice, shelf).edited == [] and counts(export(alice, shelf)) == {"unchanged": 31}
+
+
+@pytest.mark.parametrize(("one", "other"), [("here", "there"), ("there", "here")])
+def test_two_clones_that_settle_it_differently_are_asked_again(network, shelf, crossed, one, other):
+    alice, bob = network["alice"], network["bob"]
+    network.share()
+    pull(bob, shelf)
+    for clone, keep in ((alice, one), (bob, other)):
+        decide.resolve(clone, decide.conflicts(clone)[0], keep=keep, text=None)
+    network.share()
+    for clone in (alice, bob):
+        (again,) = clone.documents.all_conflicts()
+        assert {version.text for version in again.versions} == {"- two, as we say", "- two, as they say"}
+
+
+def test_two_clones_that_keep_what_is_here_agree(network, shelf, crossed):
+    alice, bob = network["alice"], network["bob"]
+    network.share()
+    pull(bob, shelf)
+    for clone in (alice, bob):
+        decide.resolve(clone, decide.conflicts(clone)[0], keep="here", text=None)
+    network.share()
+    assert not alice.documents.all_conflicts() and not bob.documents.all_conflicts()
+    assert shown(network, "bob") == "- one\n- two, as we say\n- three\n" == shown(network)
