@@ -42,7 +42,7 @@ def chromium(folder: Path) -> Iterator["Browser"]:
     try:
         until(lambda: port.is_file() and port.read_text().count("\n") >= 1)
         number, path = port.read_text().split("\n")[:2]
-        with connect(f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None) as socket:
+        with connect(f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None, ping_interval=None) as socket:
             yield Browser(socket)
     finally:
         process.terminate()
@@ -65,6 +65,7 @@ def until(holds, what: str = "it") -> Any:
 class Browser:
     def __init__(self, socket: ClientConnection):
         self._socket, self._ids = socket, itertools.count(1)
+        self._targets: list[str] = []
         self.events: list[dict] = []
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict:
@@ -82,11 +83,18 @@ class Browser:
 
     def open(self, url: str) -> "Tab":
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._targets.append(target)
         tab = Tab(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
             tab.call(f"{domain}.enable")
         tab.go(url)
         return tab
+
+    def close_tabs(self) -> None:
+        """Else the pages of servers that have ended go on asking for them."""
+        while self._targets:
+            self.call("Target.closeTarget", targetId=self._targets.pop())
+        self.events.clear()
 
 
 class Tab:

@@ -43,9 +43,15 @@ def serving(root: Path, command: str = "web", *arguments: str):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def chrome(tmp_path_factory):
     with chromium(tmp_path_factory.mktemp("profile")) as running:
         yield running
+
+
+@pytest.fixture
+def browser(chrome):
+    yield chrome
+    chrome.close_tabs()
 
 
 @pytest.fixture
