@@ -68,16 +68,18 @@ crash: $(STAMP)
 	@$(BIN)/python -m tests.crash --kills 1000 $(ARGS)
 
 # In environments of their own, for the vendors' packages do not agree with each other: tests/cloud/requirements. One that
-# cannot be installed here is said and left out. graphiti needs Python 3.12, and minutes to compile: ask for it by name.
-SINKS ?= light mem0 supermemory-v3
+# cannot be installed here is said and left out. graphiti needs Python 3.12 or newer, and minutes to compile.
+SINKS ?= light mem0 supermemory-v3 graphiti
 KILLS ?= 50
 ITEMS ?= 5000
 test-sinks: $(STAMP)
 	@failed=; for sink in $(SINKS); do \
 	    place=.venv-sinks/$$sink; wanted=tests/cloud/requirements/$$sink.txt; \
 	    if [ ! $$place/.installed -nt $$wanted ]; then \
-	        echo "Setting up $$place, once."; \
-	        { $(BIN)/python -m venv --clear $$place && $$place/bin/python -m pip install --quiet \
+	        echo "Setting up $$place, once."; python=$(BIN)/python; \
+	        if [ $$sink = graphiti ]; then for newer in python3.13 python3.12; do \
+	            $$newer -c pass 2>/dev/null && python=$$newer && break; done; fi; \
+	        { $$python -m venv --clear $$place && $$place/bin/python -m pip install --quiet \
 	            --disable-pip-version-check $(PLAIN) --editable '.[dev]' --requirement $$wanted && \
 	            touch $$place/.installed; } || { echo "test-sinks: $$sink cannot be installed here; left out"; continue; }; \
 	    fi; \

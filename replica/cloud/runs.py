@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from replica.clone import Clone
 from replica.cloud import configured, export
-from replica.cloud.base import Sink, SinkError, Trouble
+from replica.cloud.base import Layer, Sink, SinkError, Trouble
 from replica.cloud.configured import Configured, NotApproved
 from replica.cloud.embed import Embedder
 from replica.cloud.export import Cut, Options, Plan, Progress, Report
@@ -13,6 +13,7 @@ from replica.cloud.ledger import Ledger
 from replica.cloud.pull import Pulled, pull
 from replica.errors import ConfigError, ReplicaError, UsageError
 from replica.log import Vector
+from replica.places import FOLDER
 
 
 def export_to(
@@ -47,6 +48,7 @@ def export_to(
             )  # fmt: skip
         finally:
             place.close()
+        report.layers.append(_local_index(clone))
         report.after = _checkpoint(ledger, n, report, options, cut, vector)
     except (SinkError, NotApproved, ConfigError) as error:
         report.ended = as_trouble(error)
@@ -56,6 +58,14 @@ def export_to(
         if with_vectors is not None:
             with_vectors.close()
     return report
+
+
+def _local_index(clone: Clone) -> Layer:
+    """What `replica recall` searches; it follows by itself when it is asked."""
+    from replica.cloud.index import FILE
+
+    there = (clone.root / FOLDER / FILE).exists()
+    return Layer("local index", f"{FOLDER}/{FILE}", "ok" if there else "not there yet: `replica recall` makes it")
 
 
 def as_trouble(error: ReplicaError) -> SinkError:
