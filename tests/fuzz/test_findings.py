@@ -465,18 +465,18 @@ def test_a_removal_that_a_bundle_names_ahead_of_its_change_ends_nobody_yet(here)
     laptop, desk = here.members[0], here.desk
     away = (laptop.identity.id, desk.identity.id, 2**50, False)
     guest = taken(here, lambda fields: fields["removals"].append(away))
-    guest.ingest([succeeded(guest, laptop.identity, Identity.new())])
+    guest.ingest([succeeded(guest, laptop.identity, Identity.new(), deps=guest.log.floor().items())])
     assert all((m["removed_by"] is None) == (m["removed_at"] is None) for m in guest.members())
 
 
 # --- members
 
 
-def succeeded(of: Clone, old: Identity, new: Identity, why: str = "copy") -> Signed:
+def succeeded(of: Clone, old: Identity, new: Identity, why: str = "copy", deps=()) -> Signed:
     """The first change of `new`, which goes on for `old`."""
     proof = old.sign(succession(of.workspace, new.public))
     payload = changes.member_payload(new.public, b"certificate", "new", old=old.id, proof=proof, why=why)
-    return forged(new, of, Kind.SUCCEED, None, payload)
+    return forged(new, of, Kind.SUCCEED, None, payload, deps=deps)
 
 
 def test_nobody_succeeds_himself():
