@@ -16,6 +16,7 @@ from replica import filetext, folder, textdiff
 from replica.bridge import Bridge
 from replica.clone import Clone
 from replica.log import Log
+from tests.simulation import backups
 from tests.simulation.world import Simulation
 from transport.session import Session
 
@@ -55,6 +56,26 @@ def test_a_seed_repeats_exactly_in_another_process_too():
         hashes.add(done.stdout)
     assert len(hashes) == 1
     assert Simulation(2).run() == Simulation(2).run() != Simulation(3).run()
+
+
+@pytest.mark.parametrize("copied", ["twin", "backup"])
+def test_a_disk_is_copied_when_every_editor_has_ended(tmp_path, copied):
+    """A half-written file of a copy is never finished: to its clone, somebody has taken the rest away."""
+    simulation = Simulation(1)
+    simulation.folder = tmp_path
+    with simulation.hardware:
+        simulation._make("alice")
+        simulation.people.rules, machine = {}, simulation.machines["alice"]
+        simulation.people.saving = [(machine, f"{name}.md", name.encode()) for name in ("one", "two")]
+        if copied == "twin":
+            simulation._twin()
+            root = simulation.machines["alice-twin"].root
+        else:
+            root = backups.take(simulation, simulation.processes["alice"]).place
+        for process in simulation.processes.values():
+            process.clone.on_change = None
+            process.clone.close()
+    assert {(root / f"{name}.md").read_text() for name in ("one", "two")} == {"one", "two"}
 
 
 # --- the simulation notices

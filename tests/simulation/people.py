@@ -210,10 +210,10 @@ class People:
         if put_off is not None:
             self.saving.append((machine, path, put_off))
 
-    def finish_saving(self, machine: "Machine | None" = None) -> None:
-        """An editor writes what it had begun to; whatever was written there meanwhile, it does not see."""
+    def finish_saving(self, machine: "Machine | None" = None, most: int | None = None) -> None:
+        """Editors write what they had begun to; whatever was written there meanwhile, they do not see."""
         ready = [one for one in self.saving if machine in (None, one[0]) and not one[0].full]
-        for one in ready if machine is None else ready[:1]:
+        for one in ready[:most]:
             self.saving.remove(one)
             self.simulation.trace(f"{one[0].name} finishes {one[1]}")
             if (one[0].root / one[1]).parent.is_dir():

@@ -303,7 +303,7 @@ class Simulation:
         self.people.save(self.random.choice(list(self.machines.values())))
 
     def _finish_saving(self) -> None:
-        self.people.finish_saving(self.random.choice(list(self.machines.values())))
+        self.people.finish_saving(self.random.choice(list(self.machines.values())), most=1)
 
     def _rules(self) -> None:
         self.people.change_rules(self.machines[NAMES[0]])
