@@ -149,14 +149,8 @@ def _report(done: list["Harvested"], tidied: "Tidied", dry_run: bool) -> None:
         words(f"{one.buffer.path}: {counted(one.count, 'entry', 'entries')} {verb}, {one.remaining} left")
         for left in one.buffer.left:
             words(f"  left: {one_line(left.text, 60)}: {left.reason}")
-    for path, count in tidied.once.items():
-        words(f"{path}: {counted(count, 'entry', 'entries')} stood there twice, harvested on two clones; now once")
-    for gone, kept in tidied.merged:
-        words(f"{gone} was the same as {kept}, which is kept")
-    for moved in tidied.renumbered:
-        words(f"{moved.document} is {moved.now} now: {moved.why} is older and keeps the number")
-    for note in tidied.notes:
-        words(note)
+    for line in tidied.lines():
+        words(line)
 
 
 def _as_json(clone: "Clone", one: "Harvested") -> dict[str, Any]:

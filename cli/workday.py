@@ -114,6 +114,8 @@ def _tell_save(report: dict[str, Any]) -> None:
         words(f"held back: {path}: {what} (`replica accept` lets it through, `replica reject` undoes it)")
     for path, why in report["skipped"].items():
         words(f"passed over: {path}: {why}")
+    for line in report["tidied"]:
+        words(line)
     for problem in report["problems"]:
         words(problem["message"] + (f" ({problem['hint']})" if problem["hint"] else ""))
     for peer in report["peers"]:

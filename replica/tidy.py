@@ -39,6 +39,16 @@ class Tidied:
     def changed(self) -> bool:
         return bool(self.once or self.merged or self.renumbered)
 
+    def lines(self) -> list[str]:
+        """What to tell a person, a line each."""
+        entries = {path: f"{count:,} {'entry' if count == 1 else 'entries'}" for path, count in self.once.items()}
+        return [
+            *(f"{path}: {what} stood there twice, harvested on two clones; now once" for path, what in entries.items()),
+            *(f"{gone} was the same as {kept}, which is kept" for gone, kept in self.merged),
+            *(f"{one.document} is {one.now} now: {one.why} is older and keeps the number" for one in self.renumbered),
+            *self.notes,
+        ]
+
 
 def tidy(clone: Clone) -> Tidied:
     """Put right what is there twice, in one transaction. Only what has changed since the last time is looked at."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from replica import briefing, workday
+from replica import briefing, tidy, workday
 from replica.briefing import SHORTEST, page, shares
 from replica.clone import Clone
 from replica.cloud import decide
@@ -411,6 +411,17 @@ def test_start_and_save_on_running_nodes_exchange_with_whoever_is_connected(tmp_
 
 
 # --- the commands
+
+
+def test_what_two_harvests_left_is_put_right_and_said(replica, monkeypatch):
+    moved = tidy.Renumbered("Docs/ADR-001-b.md", "Docs/ADR-002-b.md", "Docs/ADR-001-a.md")
+    monkeypatch.setattr(tidy, "tidy", lambda clone: tidy.Tidied(renumbered=[moved]))
+    words = "Docs/ADR-001-b.md is Docs/ADR-002-b.md now: Docs/ADR-001-a.md is older and keeps the number"
+    assert words in replica("start")
+    assert replica.json("start")["tidied"] == [words]
+    assert replica.json("save")["tidied"] == [words]
+    replica("save")
+    assert words in replica.err
 
 
 def ruled(replica, rule: str) -> None:

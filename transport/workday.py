@@ -1,9 +1,10 @@
 """`replica start` and `replica save` on a node: a running one, or one that is there for the length of the command."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
-from replica import briefing, clock, members, rejoin, workday
+from replica import briefing, clock, members, rejoin, tidy, workday
 from replica.bridge import Report
 from replica.clone import Clone
 from replica.errors import ReplicaError, UsageError
@@ -40,10 +41,13 @@ async def start(
     row = clone.log.last_row()
     node.hurry()
     met = await meet(node, START_WAIT, patience._replace(give=False))
+    tidied = tidy.tidy(clone)
     written = bridge.run(session=True) if clone.log.last_row() != row or taken.look_again else Report()
     clone.log.refresh()
     current = current._replace(seen=clone.log.last_row())
     brief = _brief(clone, current, who, node, met, taken, written, most)
+    told = [briefing.label(line, 200) for line in tidied.lines()[:NAMED]]
+    brief = replace(brief, head={**brief.head, "tidied": told}, lines=(*brief.lines, *told))
     page = briefing.page(brief, format, most)
     workday.keep(clone, current)
     return {"page": page}
@@ -118,8 +122,9 @@ async def save(node: Node, patience: Patience, *, message: str | None = None) ->
     last = workday.session(clone) or workday.Session(0, 0, 0, _now())
     since = last.opened if last.ended is None else last.seen
     taken = bridge.run(every=True, wait=True)
+    tidied = tidy.tidy(clone)
     line, failed = _note(clone, message, since)
-    written = bridge.run(every=True) if line or taken.look_again else Report()
+    written = bridge.run(every=True) if line or tidied.changed or taken.look_again else Report()
     seen = clone.log.last_row()
     waited = {peer["id"]: peer["behind"] for peer in node.peer_states()}
     node.hurry()
@@ -138,7 +143,7 @@ async def save(node: Node, patience: Patience, *, message: str | None = None) ->
              "sent": max(0, waited.get(peer["id"], 0) - peer["behind"]), "waiting": peer["behind"]}
             for peer in met["peers"]
         ],
-        "problems": met["problems"], "seconds": met["seconds"], "failed": failed,
+        "tidied": tidied.lines(), "problems": met["problems"], "seconds": met["seconds"], "failed": failed,
         "resting": _rests(clone),
     }  # fmt: skip
 
