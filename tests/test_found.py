@@ -957,3 +957,45 @@ def test_two_that_have_both_folded_too_soon_come_in_step():
         network.meet_all()
         assert_same(*network.clones.values())
         assert {f"- of {name}" for name in network.clones} <= texts(two, "n.md")
+
+
+@pytest.mark.parametrize("listens", ["two", "one"])
+def test_who_passes_on_a_split_that_was_heard_of_meanwhile_is_not_blamed(listens):
+    """Heads are compared at the hello. What comes to one side later may be another change under a number of the other.
+
+    It is taken for held there and not sent, nor is who was let in by it known; what that newcomer has written is sent.
+    """
+    with Backups("one", "two", "three", "relay") as network:
+        network.sync_all()
+        network.back_up("two")
+        four = network.add("four", by="two")
+        network.sync("relay", "two")
+        network.sync("relay", "four")
+        add(four, "a-buffer.md", "- of four")
+        network.sync("relay", "four")
+        two, three, listener = network.bring_back("two"), network["three"], network[listens]
+        add(two, "a-buffer.md", "- of two")
+        link = Link(listener, three)
+        for side in (0, 1):
+            link.deliver(side)  # the hellos
+        link.queues[1].clear()  # what two has written is still on its way
+        if listens == "two":
+            network.sync("three", "relay")
+            link.send(1, link.sessions[1].changed())
+        else:  # the listener, too, hears of it after its hello, and says so before it passes it on
+            network.sync("one", "two")
+            add(three, "a-buffer.md", "- of three")
+            link.send(1, link.sessions[1].changed())
+            link.deliver(0)
+            said = link.queues[1].popleft()
+            link.queues[1].clear()
+            network.sync("three", "relay")
+            link.send(1, link.sessions[1].receive(said))
+        link.run()
+        assert [session.state for session in link.sessions] == [State.CLOSED] * 2
+        blamed = {event.member for events in link.events for event in events if isinstance(event, Blamed)}
+        assert not blamed & {three.identity.id, network["one"].identity.id}
+        talk(two, network["relay"])  # it comes back, with the admission
+        network.meet_all()
+        assert {"- of four", "- of two"} <= texts(listener)
+        assert_same(*network.clones.values())

@@ -209,6 +209,8 @@ class Session:
         self._empty = 0  # messages in a row that brought nothing
         self._begun = rejoin.begun(clone.store)  # what we know of the peer holds for this beginning of our store
         self._peer_is_whole = True
+        self._opened: Vector = {}  # what we have said in our hello
+        self._compared: Vector = {}  # up to where each chain is known to be one here and there
         self._ranks: list[tuple] = [(), ()]  # ours and the peer's: if both give a bundle, the lower gives way
         self.in_step = False
 
@@ -223,6 +225,7 @@ class Session:
         id = NOBODY if rejoin.under_way(self._clone.store) else self._clone.identity.id
         hello = Hello((PROTOCOL,), self._clone.workspace, vector, heads, id)
         self._ranks[0] = _rank(hello)
+        self._opened = vector
         return [hello]
 
     def receive(self, message: Message) -> list[Message]:
@@ -315,6 +318,8 @@ class Session:
             raise IncompatiblePeer("the peer is of another workspace", hint="join its workspace in another folder")
         self.state = State.SYNCING
         self.peer_vector, self._sent = dict(message.vector), dict(message.vector)
+        # Of each chain, whoever holds as much as the other has compared it up to there (`_forks`).
+        self._compared = {author: min(seq, self._opened.get(author, 0)) for author, seq in message.vector.items()}
         self._peer_is_whole = message.id != NOBODY
         self._ranks[1] = _rank(message)
         if self._allowed():
@@ -414,6 +419,7 @@ class Session:
             self._begun = rejoin.begun(self._clone.store)
             self._sieve = sieve.Sieve(self._clone, self._peer, self._blame)
         self._asked = self.in_step = False
+        self._compared = dict(self._clone.log.vector())
         self._sent, self._cursor, self._unacknowledged = dict(self.peer_vector), None, 0
         self._said_digest = None
         self._tell(Took(()))
@@ -431,12 +437,14 @@ class Session:
             self._asked = self._folded = True
             return [Restart()]
         except MissingDependency:
-            if self._introduces(message):  # one of us has begun anew: the next conversation starts from what is
+            # One of us has begun anew, or has heard of a split: the next conversation starts from what is.
+            if self._introduces(message) or self._is_beside(message):
                 return self._end("")
             raise
         for author, seq in sifted.reaches.items():  # the peer holds what it has just sent: never send that back
             self._sent[author] = max(seq, self._sent.get(author, 0))
             self.peer_vector[author] = max(seq, self.peer_vector.get(author, 0))
+            self._compared[author] = max(seq, self._compared.get(author, 0))
         if sifted.stored:
             self.in_step, self._empty, self._digests, self._parts = False, 0, 0, 0
             self._tell(Took(tuple(sifted.stored)))
@@ -448,6 +456,21 @@ class Session:
         """Whether somebody who has come back under a new identity is among these, and is not known here."""
         read = (changes.decode(signed.body) for signed in message.batch)
         return any(c.kind is changes.Kind.SUCCEED and self._clone.log.author(c.author) is None for c in read)
+
+    def _is_beside(self, message: Changes) -> bool:
+        """Whether one who is nobody here builds on numbers that came here and there by other ways since the hellos.
+
+        They may be two changes each: then the admission of that member is on the other side of a split, and the peer,
+        which cannot see it, takes it for held here. Heads show it when we meet again.
+        """
+        held = self._clone.log.vector()
+        read = [changes.decode(signed.body) for signed in message.batch]
+        return any(
+            self._compared.get(author, 0) < seq <= held.get(author, 0)
+            for change in read
+            if self._clone.log.author(change.author) is None
+            for author, seq in change.deps
+        )
 
     def _ack(self, message: Ack) -> list[Message]:
         self.peer_vector = dict(message.vector)
