@@ -388,8 +388,8 @@ class _Run:
         except SinkError as error:
             self._end(error)
         finished = {change.id for change, _ in self.report.done}
-        tried = finished | {failure.id for failure in self.report.failures}
-        self.report.pending = sum(change.id not in tried | self.withheld for change in todo)
+        told = finished | {failure.id for failure in self.report.failures} | self.withheld
+        self.report.pending = sum(change.id not in told for change in todo)
         self.unsound |= {change.document for change in todo if change.id not in finished}
         for path, mark in self.plan.marks.items():
             if path not in self.unsound:
