@@ -1,0 +1,106 @@
+"""What every reader of session logs gives: events. One adapter a format makes them; nothing else knows the formats.
+
+An event is one thing that was said or done. Logs repeat themselves, within a file and between files (forks,
+checkpoints, archives), so an event has a key that is equal wherever the same thing is told again.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+class Kind(StrEnum):
+    PROMPT = "prompt"  # a person's words
+    REPLY = "reply"  # the agent's words
+    CALL = "call"  # a tool is called, or a command run; `name` says which
+    RESULT = "result"  # what the tool gave; `text` only where it failed
+    MODEL = "model"  # the model in use is said, other than by a reply
+    COMPACTION = "compaction"  # what was said before gave way to a summary: `text`
+    ERROR = "error"  # the model's service failed, or a turn was broken off
+    TITLE = "title"  # a name for the session
+    LEARNING = "learning"  # what an agent's own tools said to remember
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing of a session.
+
+    `at`: milliseconds since 1970, UTC. `key`: names it within its agent, across files. `order`: of two events at the
+    same time in one file the one that came first. `aside`: not on the main line: a subagent's, or a branch that was
+    given up. `command` and `files`: of a call, what it ran and which files it named.
+    """
+
+    kind: Kind
+    agent: str  # "openclaw", "claude-code", "codex", "gemini"
+    session: str
+    key: str
+    at: int
+    order: int
+    text: str = ""
+    name: str = ""
+    model: str = ""
+    command: str = ""
+    files: tuple[str, ...] = ()
+    failed: bool = False
+    aside: bool = False
+
+
+class Damage(NamedTuple):
+    """A part of a log that could not be read; `line` from 1, or the row of a database."""
+
+    file: str
+    line: int
+    reason: str
+
+
+class Place(NamedTuple):
+    """How far a log was read: what to go on from. `head`: a hash of its first bytes, so that another file is noticed."""
+
+    offset: int = 0
+    line: int = 0
+    head: bytes = b""
+    state: bytes = b""  # what the adapter must know of what came before, in its own form
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """One log of one format. `folder`: where the agent worked ("" where the log does not say)."""
+
+    path: Path
+    agent: str
+    format: str  # names the adapter: "openclaw-jsonl", "openclaw-sqlite", "claude-code", "codex", "gemini"
+    size: int
+    modified: int  # nanoseconds since 1970
+
+
+class Reader(Protocol):
+    """One adapter. Streams: never more than one record in memory, and never fails on a record."""
+
+    format: str
+
+    def read(self, log: LogFile, place: Place = Place()) -> Iterator[Event | Damage | "Progress"]:
+        """What the log holds behind `place`; a `Progress` now and then, and always at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the reading is. Whoever has stored all events before it may store `place`, and go on there."""
+
+    place: Place
+    folders: frozenset[str] = field(default_factory=frozenset)  # where the session worked, as far as it was said
+
+
+# --- our own words in others' logs
+
+# What `replica` gives an agent at its start stands between these, so that it is never taken for something that was said.
+BEGIN_MEMORY = "[memory from replica: begin]"
+END_MEMORY = "[memory from replica: end]"
+_OURS = re.compile(re.escape(BEGIN_MEMORY) + r".*?(?:" + re.escape(END_MEMORY) + r"|\Z)", re.DOTALL)
+
+
+def without_ours(text: str) -> str:
+    """`text` without what `replica` itself put into it; text that was cut off in the middle of that ends there."""
+    return _OURS.sub("", text) if BEGIN_MEMORY in text else text
