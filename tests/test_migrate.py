@@ -298,6 +298,10 @@ def test_the_command_shows_the_plan_moves_and_takes_back(desk):
     assert (desk.root / "Docs/03-Reference/API.md").is_file()
     desk("migrate")
     assert "nothing to move" in desk.err
+    desk("migrate", "memory-bank", "--undo", code=2)
+    assert "'memory-bank'" in desk.err and "hint" in desk.err
+    desk("migrate", "--undo", "--dry-run")
+    assert "7 files would be put back" in desk.err
     desk("migrate", "--undo")
     assert "7 files put back" in desk.err
     assert (desk.root / "memory-bank/lessons.md").read_bytes().decode() == FILES["memory-bank/lessons.md"]

@@ -500,6 +500,12 @@ def test_save_ends_with_1_where_the_line_cannot_be_noted_and_does_the_rest(repli
 def test_wrong_usage_of_start_says_what_is_right(replica, arguments, words):
     replica("start", *arguments, code=2)
     assert words in replica.err and "replica: hint: " in replica.err
+    replica("up", "--detach", "--no-mdns")
+    try:
+        replica("start", *arguments, code=2)
+        assert words in replica.err and "replica: hint: " in replica.err, "a running node says the same"
+    finally:
+        replica("down")
 
 
 @pytest.mark.parametrize("format", briefing.FORMATS)
