@@ -12,7 +12,7 @@ from replica import briefing, tidy, workday
 from replica.briefing import SHORTEST, page, shares
 from replica.clone import Clone
 from replica.cloud import decide
-from replica.errors import UsageError
+from replica.errors import UsageError, WrongPolicy
 from replica.keys import Identity
 from replica.quoting import fenced, label, quoted, visible
 from replica.workday import Brief, Item, Quote, Section
@@ -381,6 +381,23 @@ def test_the_log_is_the_one_at_hand(pair):
     assert workday.log_path(alice) == "a/SESSION_LOG.md"
     workday.persona(alice, "ledger")
     assert workday.log_path(alice) == "personas/ledger/SESSION_LOG.md"
+
+
+def test_a_log_stays_as_tight_as_it_was(pair):
+    alice = pair["alice"]
+    save(alice, "SESSION_LOG.md", "# Log\n\n- begun\n"), pair.run("alice"), started(alice, pair)
+    noted(alice, pair, "one"), noted(alice, pair, "two"), pair.run("alice")
+    first, *lines = read(alice, "SESSION_LOG.md").split("\n\n")
+    assert (first, len(lines)) == ("# Log", 1) and len(lines[0].splitlines()) == 3
+
+
+def test_a_file_that_has_the_place_of_the_log_is_named_with_the_way_out(pair):
+    alice = pair["alice"]
+    save(alice, "session_log.md", "- begun\n"), save(alice, "activeContext.md", "now\n"), pair.run("alice")
+    started(alice, pair)
+    with pytest.raises(WrongPolicy, match="'session_log.md' has the place of 'SESSION_LOG.md'") as raised:
+        noted(alice, pair, "words")
+    assert "replica migrate" in raised.value.hint
 
 
 def test_without_a_log_nothing_is_noted(pair):
