@@ -176,6 +176,7 @@ def _tidied(tidied: "Tidied") -> dict[str, Any]:
         "renumbered": [moved._asdict() for moved in tidied.renumbered],
         "merged": [{"document": gone, "kept": kept} for gone, kept in tidied.merged],
         "once": [{"document": path, "entries": count} for path, count in tidied.once.items()],
+        "alike": tidied.alike,
         "notes": tidied.notes,
     }
 

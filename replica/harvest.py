@@ -348,6 +348,7 @@ def _join(first: tidy.Tidied, second: tidy.Tidied) -> None:
     for path, count in second.once.items():
         first.once[path] = first.once.get(path, 0) + count
     first.merged += second.merged
+    first.alike += second.alike
     first.renumbered += second.renumbered
     first.notes += [note for note in second.notes if note not in first.notes]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from replica import adr, intake, origin
+from replica import adr, intake, origin, regions
 from replica.blocks import ENTRY
 from replica.changes import Kind, Remove
 from replica.clone import Clone
@@ -34,10 +34,11 @@ class Tidied:
     merged: list[tuple[str, str]] = field(default_factory=list)  # a file that went, and the one that holds the same
     renumbered: list[Renumbered] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    alike: list[str] = field(default_factory=list)  # texts of which two clones settled a conflict with the same words
 
     @property
     def changed(self) -> bool:
-        return bool(self.once or self.merged or self.renumbered)
+        return bool(self.once or self.merged or self.renumbered or self.alike)
 
     def lines(self) -> list[str]:
         """What to tell a person, a line each."""
@@ -46,6 +47,7 @@ class Tidied:
             *(f"{path}: {what} stood there twice, harvested on two clones; now once" for path, what in entries.items()),
             *(f"{gone} was the same as {kept}, which is kept" for gone, kept in self.merged),
             *(f"{one.document} is {one.now} now: {one.why} is older and keeps the number" for one in self.renumbered),
+            *(f"{path}: two clones have settled a conflict with the same words; now once" for path in self.alike),
             *self.notes,
         ]
 
@@ -69,6 +71,7 @@ def tidy(clone: Clone) -> Tidied:
         for document in _documents(clone, changed):
             if (document.policy == "text" or document.shared in marked) and (shown := _shown(clone, document)):
                 _once(clone, *shown, done)
+                _settled_alike(clone, document, done)
                 _agreed(clone, *shown)
                 if "/" in document.path and is_file_of_its_own(document.path) and origin.origins(shown[1]):
                     folders.add(document.path.rpartition("/")[0] + "/")
@@ -130,6 +133,19 @@ def _agreed(clone: Clone, document: Document, text: str) -> None:
     for conflict in clone.documents.conflicts(document):
         if len({version.text for version in conflict.versions}) == 1:
             _review(clone, conflict)
+
+
+def _settled_alike(clone: Clone, document: Document, done: Tidied) -> None:
+    """Words that two clones have put in the place of one conflict, unknown to each other, stand there once."""
+    if document.policy != "text":
+        return
+    for conflict in clone.documents.conflicts(document):
+        spans = regions.chosen_twice(clone.documents, document, conflict)
+        if spans:
+            clone.edit_text(document.path, [(start, end, "") for start, end in spans])
+            _review(clone, conflict)
+            done.alike.append(document.path)
+            return _settled_alike(clone, document, done)  # positions have moved
 
 
 def _review(clone: Clone, conflict: Conflict) -> None:

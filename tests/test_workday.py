@@ -395,7 +395,7 @@ def test_a_file_that_has_the_place_of_the_log_is_named_with_the_way_out(pair):
     alice = pair["alice"]
     save(alice, "session_log.md", "- begun\n"), save(alice, "activeContext.md", "now\n"), pair.run("alice")
     started(alice, pair)
-    with pytest.raises(WrongPolicy, match="'session_log.md' has the place of 'SESSION_LOG.md'") as raised:
+    with pytest.raises(WrongPolicy, match=r"'session_log\.md' has the place of 'SESSION_LOG\.md'") as raised:
         noted(alice, pair, "words")
     assert "replica migrate" in raised.value.hint
 
