@@ -6,6 +6,7 @@ edited: so clones in one state do the same, and clones in different states end a
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from replica.documents import Conflict, Document
 from replica.errors import DamagedRecord, DocumentNotFound
 from replica.places import CONFIG
 
+NAMED = 3  # documents on one line
 DONE = "tidied"  # the row of the log up to which there is nothing to put right
 
 
@@ -24,6 +26,14 @@ class Renumbered(NamedTuple):
     document: str
     now: str
     why: str  # the record that has the number
+    links: tuple[str, ...] = ()  # documents that name the old file
+
+    @property
+    def line(self) -> str:
+        now, why = self.now.rpartition("/")[2], self.why.rpartition("/")[2]
+        more = f" and {len(self.links) - NAMED} more" if len(self.links) > NAMED else ""
+        still = f"; still named so in {', '.join(self.links[:NAMED])}{more}" if self.links else ""
+        return f"{self.document} is {now} now{still}: {why} is older and keeps the number"
 
 
 @dataclass
@@ -46,7 +56,7 @@ class Tidied:
         return [
             *(f"{path}: {what} stood there twice, harvested on two clones; now once" for path, what in entries.items()),
             *(f"{gone} was the same as {kept}, which is kept" for gone, kept in self.merged),
-            *(f"{one.document} is {one.now} now: {one.why} is older and keeps the number" for one in self.renumbered),
+            *(one.line for one in self.renumbered),
             *(f"{path}: two clones have settled a conflict with the same words; now once" for path in self.alike),
             *self.notes,
         ]
@@ -210,15 +220,28 @@ def _records(clone: Clone, folder: str, done: Tidied) -> None:
     there = records(clone, folder)
     moves = adr.renumberings(there, folder, lambda path: was_there(clone, path))
     moving = {move.record.path for move in moves}
+    links = _links(clone, moving)
     for move in moves:
         text = adr.renumbered(move.record.text, move.record.number, move.number)
         clone.delete(clone.document(move.record.path))
         write_file(clone, move.path, text)
         older = next(one.path for one in there if one.number == move.record.number and one.path not in moving)
-        done.renumbered.append(Renumbered(move.record.path, move.path, older))
+        done.renumbered.append(Renumbered(move.record.path, move.path, older, tuple(links[move.record.path])))
     for first, *others in _of_one_decision(records(clone, folder) if moves else there):
         names = " and ".join(one.path for one in (first, *others))
         done.notes.append(f"{names} are of one decision, and differ: keep one of them")
+
+
+def _links(clone: Clone, moving: set[str]) -> dict[str, list[str]]:
+    """The documents that name these files. They are told and not edited: two clones would both write the new number."""
+    found: dict[str, list[str]] = {path: [] for path in moving}
+    for path, policy in list(clone.documents.latest_changes()) if moving else ():
+        with suppress(DamagedRecord):  # listed where its file is passed over
+            text = clone.documents.text(clone.documents.find(path, policy))
+            for moved in moving - {path}:
+                if moved.rpartition("/")[2] in text:
+                    found[moved].append(path)
+    return {moved: sorted(paths) for moved, paths in found.items()}
 
 
 def was_there(clone: Clone, path: str) -> bool:

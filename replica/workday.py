@@ -291,7 +291,9 @@ def _done(clone: Clone, since: int, mine: set[int], *, own: bool = False) -> Cal
 
     def words(doc: int | None) -> str:
         counts = [f"{number:,} {what}" for what, number in summed[doc].items() if number]
-        return ", ".join([*reversed(said[doc][:5]), *counts])
+        told = list(reversed(said[doc][:5]))
+        gone = doc is not None and not clone.store.value("SELECT 1 FROM alive WHERE doc=?", (doc,))
+        return ", ".join([*counts, *told] if gone else [*told, *counts])
 
     return words
 

@@ -446,12 +446,29 @@ def test_two_records_of_one_number_are_renumbered_alike_by_whoever_sees_them(two
     two.sync_all()
     done = [tidy.tidy(two[name]).renumbered for name in ("alice", "bob")]
     assert done[0] == done[1] == [
-        (f"{ADRS}ADR-001-the-younger.md", f"{ADRS}ADR-002-the-younger.md", f"{ADRS}ADR-001-the-older.md")
+        (f"{ADRS}ADR-001-the-younger.md", f"{ADRS}ADR-002-the-younger.md", f"{ADRS}ADR-001-the-older.md", ())
     ]  # fmt: skip
     meet(two)
     assert paths(two["alice"], ADRS) == ["ADR-001-the-older.md", "ADR-002-the-younger.md"]
     assert text(two["bob"], f"{ADRS}ADR-002-the-younger.md").startswith("# ADR-002: the younger\n")
     assert two["alice"].documents.all_conflicts() == []
+
+
+def test_documents_that_name_a_renumbered_record_are_told(two):
+    add(two["alice"], INBOX, "- the older")
+    two.now += 1_000
+    add(two["bob"], INBOX, "- the younger")
+    for name in ("bob", "alice"):
+        reap(two[name], INBOX)
+    save(two["bob"], "activeContext.md", "See ADR-001-the-younger.md.\n")
+    save(two["bob"], "plan.md", "As [decided](Docs/03-Reference/ADR/ADR-001-the-younger.md).\n")
+    save(two["bob"], "other.md", "See ADR-001-the-older.md.\n")
+    two.run("bob"), two.sync_all()
+    (moved,) = tidy.tidy(two["alice"]).renumbered
+    assert moved.links == ("activeContext.md", "plan.md")
+    assert "ADR-002-the-younger.md now; still named so in activeContext.md, plan.md: ADR-001-the-older.md is older" in (
+        moved.line
+    )
 
 
 def test_what_a_person_wrote_keeps_its_number(two):

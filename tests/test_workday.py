@@ -214,6 +214,9 @@ def test_who_came_and_who_deleted_what_is_told(pair):
     pair.add("carol", by="bob"), pair.sync_all()
     changes = {item.document: item.what for item in told(alice, pair)["changes"].items}
     assert changes == {"notes.md": "deleted", "": "carol is in"}
+    bob.edit_text("brief.md", new="here"), bob.delete(bob.document("brief.md")), pair.sync_all()
+    changes = {item.document: item.what for item in told(alice, pair)["changes"].items}
+    assert changes["brief.md"] == "4 characters added, deleted", "in this order: it is gone"
 
 
 def test_the_active_context_is_found_in_whatever_folder_and_told_once(pair):
@@ -433,7 +436,7 @@ def test_start_and_save_on_running_nodes_exchange_with_whoever_is_connected(tmp_
 def test_what_two_harvests_left_is_put_right_and_said(replica, monkeypatch):
     moved = tidy.Renumbered("Docs/ADR-001-b.md", "Docs/ADR-002-b.md", "Docs/ADR-001-a.md")
     monkeypatch.setattr(tidy, "tidy", lambda clone: tidy.Tidied(renumbered=[moved]))
-    words = "Docs/ADR-001-b.md is Docs/ADR-002-b.md now: Docs/ADR-001-a.md is older and keeps the number"
+    words = "Docs/ADR-001-b.md is ADR-002-b.md now: ADR-001-a.md is older and keeps the number"
     assert words in replica("start")
     assert replica.json("start")["tidied"] == [words]
     assert replica.json("save")["tidied"] == [words]
