@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from replica import adr, origin, tidy
-from replica.blocks import ENTRY, HEADING, Block, block_id, render
+from replica.blocks import ENTRY, HEADING, Block, block_id, render, spaced
 from replica.changes import Add, Remove
 from replica.clone import Clone
 from replica.config import Harvest, Rule
@@ -115,8 +115,12 @@ class Harvested:
 
 def fullness(clone: Clone, document: Document, rule: Harvest) -> Measure:
     """Raises DamagedRecord."""
-    text = clone.documents.text(document)
-    entries = 0 if document.policy == "text" else sum(e.role == ENTRY for e in clone.documents.entries(document))
+    if document.policy == "text":
+        shown, text = [], clone.documents.text(document)
+    else:  # read once: to put a long buffer in order takes its time
+        shown = clone.documents.entries(document)
+        text = render(spaced((entry.block for entry in shown), document.policy))
+    entries = sum(entry.role == ENTRY for entry in shown)
     have = {
         "lines": sum(1 for line in text.split("\n") if line.strip()),
         "entries": entries,

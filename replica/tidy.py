@@ -324,6 +324,8 @@ def _buffers(clone: Clone, changed: set[str], done: Tidied) -> None:
             continue
         if into not in harvested:
             harvested[into] = harvested_ids(clone, into)
+        if not harvested[into]:
+            continue
         document = clone.documents.find(path, policy)._replace(private=None)
         waiting = {entry.id for conflict in clone.documents.conflicts(document) for entry in conflict.entries}
         again = [
