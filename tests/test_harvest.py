@@ -4,6 +4,7 @@ import itertools
 import json
 import sqlite3
 import sys
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -289,6 +290,35 @@ def test_sections_go_under_their_headings_once_and_files_agree(two):
     save(two["bob"], INTO, read(two["bob"], INTO).replace("Always.", "Nearly always."))
     two.share()
     assert "Nearly always." in read(two["alice"], INTO) and text(two["alice"], INTO).count("Always.") == 0
+
+
+RULED = "# Inbox\n\n" + "\n---\n\n".join(f"## {name}\n\nWe {name}.\n" for name in ("build", "paint", "ship"))
+
+
+@pytest.mark.parametrize(
+    ("titles", "left"),
+    [
+        ({"build"}, "# Inbox\n\n## paint\n\nWe paint.\n\n---\n\n## ship\n\nWe ship.\n"),
+        ({"paint"}, "# Inbox\n\n## build\n\nWe build.\n\n---\n\n## ship\n\nWe ship.\n"),
+        ({"ship"}, "# Inbox\n\n## build\n\nWe build.\n\n---\n\n## paint\n\nWe paint.\n"),
+        ({"build", "paint", "ship"}, "# Inbox\n"),
+    ],
+    ids=lambda one: "+".join(sorted(one)) if isinstance(one, set) else "",
+)
+def test_the_rule_that_parts_a_section_from_the_next_goes_with_it(two, titles, left):
+    save(two["alice"], INBOX, RULED), two.run("alice")
+    (buffer,) = harvest.plan(two["alice"], INBOX)
+    units = [unit for unit in buffer.units if unit.title in titles]
+    harvest.harvest(two["alice"], [replace(buffer, units=units)])
+    assert text(two["alice"], INBOX) == left
+    two.run("alice")
+    assert read(two["alice"], INBOX) == left
+
+
+def test_a_rule_between_lists_and_below_a_title_stays(two):
+    save(two["alice"], "patterns-buffer.md", "# P\n\n---\n\n- one\n\n---\n\n- two\n"), two.run("alice")
+    reap(two["alice"], "patterns-buffer.md")
+    assert text(two["alice"], "patterns-buffer.md") == "# P\n\n---\n\n---\n"
 
 
 def test_a_log_takes_entries_too(two):
@@ -825,7 +855,7 @@ def test_a_list_below_a_paragraph_of_a_section_belongs_to_it():
             ("loose", ["- loose"]), ("One", ["Why:", "- a", "- b"]), ("Two", ["- c", "- d"]),
         ]  # fmt: skip
         reap(net["alice"], INBOX)
-        assert text(net["alice"], INBOX) == "# D\n\n---\n"
+        assert text(net["alice"], INBOX) == "# D\n"
 
 
 def test_of_one_entry_in_blocks_what_a_person_edited_stays():
