@@ -821,6 +821,22 @@ def test_others_than_the_owner_are_told_and_not_stopped(desk):
     assert desk.read(PATTERNS) == "# Patterns\n"
 
 
+def test_an_owner_is_a_clone_or_the_persona_that_works_there_whatever_the_case(desk):
+    rules = desk.read("replica.toml").replace("lines = 20,", 'lines = 20, owner = "Ledger",')
+    desk.save("replica.toml", rules)
+    desk.save(PATTERNS, "# Patterns\n\n" + "".join(f"- number {n}\n" for n in range(20)))
+    assert "due, for Ledger" in desk("start")
+    desk("harvest", "--dry-run")
+    assert "Ledger harvests this buffer" in desk.err
+    assert "due, yours" in desk("start", "--persona", "ledger")
+    desk("harvest", "--dry-run")
+    assert "harvests this buffer" not in desk.err
+    desk.save("replica.toml", rules.replace('"Ledger"', '"DESK"'))
+    assert "due, yours" in desk("start", "--persona", "")
+    desk("harvest")
+    assert "harvests this buffer" not in desk.err and desk.read(PATTERNS) == "# Patterns\n"
+
+
 def test_status_names_a_buffer_until_it_is_harvested(desk):
     desk.save(PATTERNS, "# Patterns\n" + "".join(f"- p{n}\n" for n in range(19)))
     desk("harvest", "--dry-run")  # takes in what was saved
