@@ -18,7 +18,7 @@ def mcp(
     Example: replica mcp --dir ~/memory
     """
     from cli.main import VERSION
-    from replica.agents.tools import Desk
+    from replica.agents.toolbox import Desk
     from transport import control
     from transport.mcp import serve
 

@@ -5,6 +5,7 @@ the protocol is written to stdout: the SDK keeps the real one to itself.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -15,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from replica.agents import tools
-from replica.agents.toolbox import BY_NAME, INSTRUCTIONS, TOOLS, Tool
+from replica.agents.toolbox import BY_NAME, INSTRUCTIONS, TOOLS, Desk, Tool
 from replica.errors import ReplicaError
 
 NAME = "memory-replica"
@@ -28,11 +28,13 @@ class NoSdk(ReplicaError):
     hint = "pip install 'memory-replica[mcp]'"
 
 
-def serve(desk: tools.Desk, version: str) -> None:
+def serve(desk: Desk, version: str) -> None:
     """Serve stdin and stdout until stdin ends or SIGTERM comes. Raises NoSdk."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="replica mcp: %(levelname)s: %(message)s")
     worker = ThreadPoolExecutor(1, "tools")
-    server = _server(desk, version, worker)
+    with _no_collection():
+        server = _server(desk, version, worker)
+    worker.submit(_tools)  # while the client says its first words
     with _ended_by_signals(worker):
         try:
             asyncio.run(_served(server))
@@ -51,7 +53,7 @@ async def _served(server: Any) -> None:
         await server.run(incoming, outgoing, server.create_initialization_options())
 
 
-def _server(desk: tools.Desk, version: str, worker: ThreadPoolExecutor) -> Any:
+def _server(desk: Desk, version: str, worker: ThreadPoolExecutor) -> Any:
     try:
         import mcp_types as types
         from mcp.server.lowlevel import Server
@@ -68,7 +70,7 @@ def _server(desk: tools.Desk, version: str, worker: ThreadPoolExecutor) -> Any:
             known = ", ".join(tool.name for tool in listed)
             raise MCPError(types.INVALID_PARAMS, f"no tool {params.name[:100]!r}; there are {known}")
         loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(worker, tools.call, desk, params.name, params.arguments)
+        answer = await loop.run_in_executor(worker, lambda: _tools().call(desk, params.name, params.arguments))
         text = types.TextContent(type="text", text=answer.text)
         return types.CallToolResult(content=[text], structured_content=answer.data, is_error=answer.failed)
 
@@ -78,6 +80,24 @@ def _server(desk: tools.Desk, version: str, worker: ThreadPoolExecutor) -> Any:
     )  # fmt: skip
     server.middleware.clear()  # traces for an exporter, which nobody here has asked for
     return server
+
+
+def _tools() -> Any:
+    """What does the work; it is not needed to begin."""
+    from replica.agents import tools
+
+    return tools
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The SDK makes a great many classes when it is loaded, and looking for garbage among them takes a tenth of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _described(types: Any, tool: Tool) -> Any:

@@ -39,7 +39,7 @@ def listing(
 ) -> Answer:  # fmt: skip
     """As many of `rows` as fit into `most` characters, both ways, and how to get the others.
 
-    The rows are those from `start` on of `total`, which may be more than were made. `counted`: there are not still more.
+    The rows are those from `start` on of `total`, which may be more than were made. `counted`: there are no others.
     """
     text_left, data_left = most - len(head) - MARGIN, most - size(fields) - MARGIN
     shown: list[Row] = []

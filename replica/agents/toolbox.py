@@ -3,16 +3,31 @@
 Plain data and pure checks: nothing here knows of a protocol. What a tool does is in replica/agents/tools.py.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replica.changes import MAX_META, MAX_TAGS
 from replica.errors import UsageError
+
+if TYPE_CHECKING:
+    from replica.clone import Clone
 
 LEAST, USUAL, MOST = 2_000, 8_000, 30_000  # characters of an answer
 MOST_TEXT = 1_000_000  # characters that can be written at once
 FARTHEST = 100_000_000  # of what an offset counts
 
 BY_AGENT = "by-agent"  # the tag of entries that an agent has added or edited
+
+
+class Desk(NamedTuple):
+    """Where the tools work. `open`: the clone, for the length of a call. `publish`: brings what was just written to
+    files and peers. `node`: what the running node says of itself, None when none runs."""
+
+    open: "Callable[[], AbstractContextManager[Clone]]"
+    publish: "Callable[[Clone, str], None]"
+    node: Callable[[], dict | None]
+    read_only: bool = False
 
 
 class Tool(NamedTuple):

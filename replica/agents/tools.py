@@ -8,8 +8,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any
 
 from replica import clock, decisions, folder, history, markers, page, paths, status, writing
 from replica.agents import toolbox
@@ -26,7 +25,7 @@ from replica.agents.answers import (
     shown_range,
     size,
 )
-from replica.agents.toolbox import BY_AGENT, BY_NAME, USUAL
+from replica.agents.toolbox import BY_AGENT, BY_NAME, USUAL, Desk
 from replica.blocks import ENTRY
 from replica.bridge import Bridge
 from replica.clone import Clone
@@ -41,16 +40,6 @@ EXCERPT = 400  # characters of what was found
 SHORT = 12  # hex digits that name an entry
 FILTERED = 1_000  # hits that are looked through for those below a folder
 NAMED = 20  # held files, buffers or peers in a status
-
-
-class Desk(NamedTuple):
-    """Where the tools work. `open`: the clone, for the length of a call. `publish`: brings what was just written to
-    files and peers. `node`: what the running node says of itself, None when none runs."""
-
-    open: Callable[[], AbstractContextManager[Clone]]
-    publish: Callable[[Clone, str], None]
-    node: Callable[[], dict | None]
-    read_only: bool = False
 
 
 class Refused(ReplicaError):
