@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from replica import clock
-from replica.quoting import label, quoted, visible
+from replica.quoting import MARK, label, quoted, visible
 
 MARGIN = 400  # characters that are kept for what is said around the rows
+SLACK = 120  # for where a piece begins and ends
 
 
 class Answer(NamedTuple):
@@ -69,28 +70,32 @@ def passage(
 
     `head` makes the lines above it from where it begins, where it ends, and how long the whole is.
     """
-    offset = max(0, len(text) + offset) if offset < 0 else min(offset, len(text))
+    total = len(text)
+    offset = max(0, total + offset) if offset < 0 else min(offset, total)
+    frame = max(len(head(offset, total - 1, total)), size(fields)) + SLACK
+    end = _fitting(text, offset, most - frame)
+    if end < total:  # a piece that ends with a line is easier to read; never so short that it would take for ever
+        line = text.rfind("\n", offset, end) + 1
+        end = line if line > (offset + end) // 2 else end
+    piece = visible(text[offset:end])
+    data = {**fields, "text": piece, "offset": offset, "total_chars": total}
+    if end < total:
+        data["next_offset"] = end
+    return Answer(f"{head(offset, end, total)}\n{quoted(piece) if piece else ''}", data)
 
-    def made(end: int) -> Answer:
-        piece = text[offset:end]
-        data = {**fields, "text": piece, "offset": offset, "total_chars": len(text)}
-        if end < len(text):
-            data["next_offset"] = end
-        return Answer(f"{head(offset, end, len(text))}\n{quoted(piece) if piece else ''}", data)
 
-    def fits(end: int) -> bool:
-        answer = made(end)
-        return len(answer.text) <= most and size(answer.data) <= most
-
-    low, high = offset, min(len(text), offset + most)
-    if fits(high):
-        return made(high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    # A piece that ends with a line is easier to read; never so short that reading on would take for ever.
-    line = text.rfind("\n", offset, low) + 1
-    return made(line if line > offset + (low - offset) // 2 else low)
+def _fitting(text: str, offset: int, room: int) -> int:
+    """The end of the longest piece from `offset` on, at least a character, that takes `room` quoted and as data."""
+    costs: dict[str, int] = {}
+    farthest = min(len(text), offset + max(1, room))  # a character takes one at least
+    for at, char in enumerate(text[offset:farthest], offset):
+        if char not in costs:
+            shown = visible(char)
+            costs[char] = max(len(shown) + (len(MARK) if char == "\n" else 0), size(shown) - 2)
+        room -= costs[char]
+        if room < 0:
+            return max(at, offset + 1)
+    return farthest
 
 
 def shown_range(start: int, end: int, total: int, what: str = "characters") -> str:
@@ -112,13 +117,14 @@ def failure(message: str, hint: str = "", **fields: Any) -> Answer:
 
 def excerpt(text: str, words: list[str], most: int) -> tuple[str, int]:
     """The part of a text around the first of `words`, at most `most` characters, and how many were left out."""
-    text = visible(text).strip("\n")
+    text = text.strip("\n")
     if len(text) <= most:
-        return text, 0
+        shown = visible(text)
+        return shown[:most], max(0, len(shown) - most)
     folded = text.casefold()
     found = [at for word in words if (at := folded.find(word.casefold())) >= 0]
     start = max(0, min(min(found, default=0) - most // 4, len(text) - most))
-    return text[start : start + most], len(text) - most
+    return visible(text[start : start + most])[:most], len(text) - most
 
 
 def origin(clone: str | None, time: int | None, private: bool = False) -> str:

@@ -191,7 +191,7 @@ def _hit_row(clone: Clone, hit: dict[str, Any], query: str, most: int) -> Row:
     where: dict[str, Any] = {"entry": hit["entry"] and hit["entry"][:SHORT]}
     document = clone.document(hit["document"])
     if document.policy in ("text", "latest"):  # of these a section was found
-        where = {"offset": _place(visible(clone.documents.text(document)), visible(hit["text"]))}
+        where = {"offset": _place(clone.documents.text(document), hit["text"])}
     data = {
         "document": hit["document"], **where, "text": shown, "cut": cut, "clone": hit["clone"],
         "time": iso(hit["time"]), "private": hit["private"],
@@ -224,7 +224,7 @@ def _read(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
     def head(start: int, end: int, total: int) -> str:
         return _head(fields, shown_range(start, end, total))
 
-    return passage(visible(text), given["offset"], given["max_chars"], head, fields)
+    return passage(text, given["offset"], given["max_chars"], head, fields)
 
 
 def _about(clone: Clone, document: Document, text: str) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _read_entry(clone: Clone, document: Document, given: dict[str, Any]) -> Answ
         name = f"{label(document.path)}, entry {fields['entry']}"
         return f"{name}, {by}{about}, {shown_range(start, end, total)}"
 
-    return passage(visible(entry.text), given["offset"], given["max_chars"], head, fields)
+    return passage(entry.text, given["offset"], given["max_chars"], head, fields)
 
 
 def _entry_fields(clone: Clone, entry: Entry) -> dict[str, Any]:
@@ -517,7 +517,7 @@ def _then(clone: Clone, path: str | None, given: dict[str, Any]) -> Answer:
     def head(start: int, end: int, total: int) -> str:
         return f"{label(path)} as it was at {label(given['at'])}, {shown_range(start, end, total)}"
 
-    return passage(visible(past.text), given["offset"], given["max_chars"], head, fields)
+    return passage(past.text, given["offset"], given["max_chars"], head, fields)
 
 
 def _conflicts(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:

@@ -407,9 +407,9 @@ def test_a_clone_that_has_a_new_identity_is_met_as_it_is(network, agent):
 @pytest.mark.parametrize("most", [LEAST, 8_000, MOST])
 def test_no_answer_is_longer_than_was_asked_for_and_all_of_it_can_be_had(network, agent, most):
     clone = network["laptop"]
-    lines = [f'line {n} \N{SNOWMAN} \\ " \t deploy' + "\n" * (n % 5) for n in range(3_000)]
+    lines = [f'line {n} \N{SNOWMAN} \\ " \t deploy' + "\n" * (n % 5) for n in range(1_200)]
     save(clone, "notes/big.md", "\n".join(lines) + "\n")
-    add(clone, "b-buffer.md", *(f"- deploy {n} {'word ' * (n % 300)}" for n in range(400)))
+    add(clone, "b-buffer.md", *(f"- deploy {n} {'word ' * (n % 300)}" for n in range(150)))
     for path in ("notes/big.md", "b-buffer.md"):
         whole, offset = "", 0
         while offset is not None:
