@@ -57,7 +57,7 @@ class Damage(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How far a log was read: what to go on from. `head`: a hash of its first bytes, so that another file is noticed."""
+    """How far a log was read: what to go on from. `head`: of its first bytes, so that another file is noticed."""
 
     offset: int = 0
     line: int = 0
@@ -95,7 +95,7 @@ class Progress:
 
 # --- our own words in others' logs
 
-# What `replica` gives an agent at its start stands between these, so that it is never taken for something that was said.
+# What `replica` gives an agent at its start stands between these, so that it is never taken for something said.
 BEGIN_MEMORY = "[memory from replica: begin]"
 END_MEMORY = "[memory from replica: end]"
 _OURS = re.compile(re.escape(BEGIN_MEMORY) + r".*?(?:" + re.escape(END_MEMORY) + r"|\Z)", re.DOTALL)
