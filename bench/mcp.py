@@ -22,9 +22,7 @@ def run(place: Path) -> None:
     size = bank(clone.root, chance)
     Bridge(clone).run()
     clone.close()
-    print(
-        f"  input: {size / 1000:.0f} kB in 15 files, no node; {STARTS} starts, {CALLS} calls a tool, after one to warm up"
-    )
+    print(f"  input: {size / 1000:.0f} kB in 15 files, no node; {STARTS} starts, {CALLS} calls a tool; one to warm up")
     starts = [_start(clone.root) for _ in range(STARTS + 1)][1:]
     say("start, to the answer to initialize", spread(starts), "p50 <= 1 s", percentile(starts, 0.5) <= 1.0)
     calls: dict[str, Any] = {

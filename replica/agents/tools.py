@@ -39,6 +39,7 @@ log = logging.getLogger("replica.mcp")
 EXCERPT = 400  # characters of what was found
 SHORT = 12  # hex digits that name an entry
 FILTERED = 1_000  # hits that are looked through for those below a folder
+EVERY = 1_000_000  # documents that are looked through for a list
 NAMED = 20  # held files, buffers or peers in a status
 
 
@@ -115,19 +116,20 @@ def _document(clone: Clone, path: str) -> Document:
 
 
 def _take_in(desk: Desk, clone: Clone, path: str) -> None:
-    """What was saved in the file comes first: where no node runs, nobody has taken it in."""
-    if desk.read_only:
+    """What was saved in the file, and the rules for it, come first: where no node runs, nobody has taken them in."""
+    if desk.read_only or not (_is_saved(clone, CONFIG) or _is_saved(clone, path)):
         return
+    known = clone.store.value("SELECT 1 FROM documents WHERE path=?", (path,))
+    Bridge(clone).run(documents=() if known else [path])  # what was never looked at, whatever its cadence
+
+
+def _is_saved(clone: Clone, path: str) -> bool:
+    """Whether the file may hold what nobody has looked at."""
     try:
         seen = folder.stamp(os.lstat(clone.root / path))
     except OSError:
-        return
-    if clone.store.value("SELECT stamp FROM files WHERE path=?", (path,)) == seen:
-        return
-    if clone.store.value("SELECT 1 FROM documents WHERE path=?", (path,)):
-        Bridge(clone).collect([path])
-    else:  # never looked at: whatever its cadence
-        Bridge(clone).run(documents=[path])
+        return False
+    return clone.store.value("SELECT stamp FROM files WHERE path=?", (path,)) != seen
 
 
 def _entry(clone: Clone, document: Document, id: str) -> Entry:
@@ -189,7 +191,8 @@ def _hits(clone: Clone, query: str, most: int) -> list[dict[str, Any]]:
 def _hit_row(clone: Clone, hit: dict[str, Any], query: str, most: int) -> Row:
     shown, cut = excerpt(hit["text"], query.split(), min(EXCERPT, most // 8))
     where: dict[str, Any] = {"entry": hit["entry"] and hit["entry"][:SHORT]}
-    document = clone.document(hit["document"])
+    rule = clone.rule(hit["document"])
+    document = clone.documents.find(hit["document"], rule.policy if rule is not None else "text")
     if document.policy in ("text", "latest"):  # of these a section was found
         where = {"offset": _place(clone.documents.text(document), hit["text"])}
     data = {
@@ -307,7 +310,7 @@ def _entry_row(clone: Clone, entry: Entry, most: int) -> Row:
 
 def _list(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
     start = given["offset"]
-    found = [one for one in page.documents(clone) if one["path"].startswith(given["under"] or "")]
+    found = [one for one in page.documents(clone, EVERY) if one["path"].startswith(given["under"] or "")]
     disputed = {path for path, _ in clone.documents.disputed()}
     rows = [_listed(one, one["path"] in disputed) for one in found[start : start + given["limit"]]]
     if not found:
@@ -419,7 +422,7 @@ def _write_entry(desk: Desk, clone: Clone, path: str, given: dict[str, Any]) -> 
         entry = _entry(clone, document, given["entry"])
         if entry.role != ENTRY:
             raise UsageError(f"{given['entry']} is no entry but a {entry.role}", hint="write the whole document")
-        text, redacted = redacted_text(given["text"])
+        text, redacted = redacted_text(as_it_was(entry.text, given["text"]))
         if markers.lines_of(text):
             raise Refused("the text has merge markers, as git leaves them", hint="take them out, with what goes")
         done = writing.edit(clone, document, entry, text, (BY_AGENT,))

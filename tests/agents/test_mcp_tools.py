@@ -305,6 +305,36 @@ def test_level_0_is_read_here_marked_and_stays_here(network, agent):
     assert network["desk"].text("a-buffer.md") == "# A\n\n- deploy on monday\n- ask first\n- for all\n"
 
 
+def test_rules_that_were_just_saved_hold_for_what_is_written_next(network, agent):
+    save(network["laptop"], "replica.toml", '[[documents]]\nglob = "**/*.md"\npolicy = "union"\nlevel = 0\n')
+    agent("append", document="own-buffer.md", text="mine alone")
+    network.sync_all()
+    assert "own-buffer.md" in [document.path for document in network["laptop"].documents.all()]
+    assert "own-buffer.md" not in [document.path for document in network["desk"].documents.all()]
+
+
+lines = st.lists(st.sampled_from(["- a", "- b", "- c", "# H", "", "prose", "  more", "- a b c"]), max_size=8)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["w-buffer.md", "activeContext.md", "notes/w.md"]), lines)
+def test_what_is_written_as_a_whole_is_what_is_read(garbage, document, new):
+    agent, _ = garbage
+    known = tools.call(agent.desk, "memory_read", {"document": document, "whole": True})
+    version = None if known.failed else known.data["version"]
+    text = "\n".join(new) + "\n"
+    answer = tools.call(agent.desk, "memory_write", {"document": document, "text": text, "version": version})
+    if not text.strip():
+        assert answer.failed
+        return
+    assert not answer.failed, answer.text
+    read = tools.call(agent.desk, "memory_read", {"document": document, "whole": True}).data
+    assert read["version"] == answer.data["version"]
+    # Of a document of entries the blank lines between them are its own.
+    shown = [line for line in read["text"].split("\n") if line.strip() or document == "notes/w.md"]
+    assert shown == [line for line in text.split("\n") if line.strip() or document == "notes/w.md"]
+
+
 @pytest.fixture
 def detector(monkeypatch):
     """Stands for the detector of secrets: HUSH is one."""
