@@ -128,7 +128,7 @@ def tag_of(agent: str, session: str) -> str:
     letters = re.sub(r"[^0-9a-z]", "", session.casefold())
     if re.fullmatch(r"[0-9a-f]{12}7[0-9a-f]{19}", letters):
         return letters[-8:]  # a UUIDv7 begins with the time: sessions of one minute begin alike
-    if re.match(r"[0-9a-f]{8}", letters):
+    if re.fullmatch(r"[0-9a-f]{16,64}", letters):
         return letters[:8]
     return hashlib.sha256(f"{agent}\n{session}".encode("utf-8", "replace")).hexdigest()[:8]
 

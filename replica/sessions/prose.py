@@ -82,7 +82,7 @@ _ASKED = re.compile(r"[?？][^\w]*\Z")
 
 
 LOW = re.compile(  # an opening that says nothing by itself
-    r"(?:hi|hello|hey|thanks?(?: you)?|ok(?:ay)?|great|good|perfect|nice|cool|bom dia|boa (?:tarde|noite)|olá|hallo|danke|obrigad[oa]|guten (?:morgen|tag|abend))"
+    r"(?:hi|hello|hey|thanks?(?: you)?|ok(?:ay)?|great|good|perfect|nice|cool|bom|boa|ótimo|óptimo|perfeito|fixe|gut|schön|prima|bom dia|boa (?:tarde|noite)|olá|hallo|danke|obrigad[oa]|guten (?:morgen|tag|abend))"
     r"(?: \w+)?[\s.!,:]*",
     re.IGNORECASE,
 )

@@ -20,6 +20,9 @@ from replica.sessions.topics import Call, Exchange, Session, Thread, is_nod, req
 TITLE, OUTCOME, ASKED, ANSWER, DECISION, COMMAND, ERROR, PATH = 110, 220, 140, 200, 260, 140, 180, 100
 MOST_THREADS, MOST_EXCHANGES, MOST_DECISIONS, MOST_COMMANDS, MOST_ERRORS, MOST_FILES, MOST_MODELS = 8, 24, 12, 10, 8, 12, 12  # fmt: skip
 
+MOST_PLAIN = 4  # commands that neither leave something behind nor test or build
+FOLDED = 5  # commands not shown that are worth a line
+
 
 def tell(events: Sequence[Event], zone: tzinfo, folders: tuple[str, ...] = ()) -> Told:
     """All that the day's file says of one session; `messages` 0: nothing that people would say was said."""
@@ -75,10 +78,9 @@ class _Teller:
             yield f"and {_counted(len(threads) - len(chosen), 'smaller thing', 'smaller things')}"
 
     def topic(self, thread: Thread) -> str:
-        title = self.session.title
-        name = title if title and len(self.session.threads) == 1 else self.session.name(thread)
+        name = self.session.name(thread)
         parts = [
-            self.words(self.session.outcome(thread.exchanges), OUTCOME).rstrip("."),
+            self.words(self.session.outcome(thread.exchanges, OUTCOME), OUTCOME).rstrip("."),
             *self.deeds(thread),
         ]
         outcome = "; ".join(part for part in parts if part)
@@ -136,8 +138,9 @@ class _Teller:
     def exchange(self, exchange: Exchange) -> str:
         line = f"{self.clock(exchange.begin)} "
         if exchange.prompt:
-            asked = exchange.asked if is_nod(exchange.asked) else [request(exchange.asked)]
-            line += f"“{self.words(' '.join(asked), ASKED) or '…'}”"
+            whole = " ".join(exchange.asked)
+            asked = whole if is_nod(exchange.asked) or len(whole) <= ASKED else request(exchange.asked)
+            line += f"“{self.words(asked, ASKED) or '…'}”"
         answer = self.answer(exchange)
         if answer:
             line += f" → {answer}" if exchange.prompt else answer
@@ -149,16 +152,8 @@ class _Teller:
         return f"{line} [{', '.join(done)}]" if done else line
 
     def answer(self, exchange: Exchange) -> str:
-        """What the reply comes to; where that is short, the sentence that follows it too."""
-        best = self.session.outcome([exchange])
-        said = exchange.said
-        if best not in said:
-            return ""
-        at = said.index(best)
-        text = self.words(best, ANSWER)
-        if at + 1 < len(said) and len(text) < 70 and len(said[at + 1]) < ANSWER - len(text):
-            text = f"{text} {self.words(said[at + 1], ANSWER)}"
-        return text
+        """What the reply comes to."""
+        return self.words(self.session.outcome([exchange], ANSWER), ANSWER)
 
     # --- decisions
 
@@ -180,11 +175,13 @@ class _Teller:
         ranked = sorted(
             groups, key=lambda shape: (-max(_rank(c.command) for c in groups[shape]), -len(groups[shape]), first[shape])
         )
-        shown = [shape for shape in ranked if max(_rank(call.command) for call in groups[shape]) > 0][:MOST_COMMANDS]
+        ranks = {shape: max(_rank(call.command) for call in groups[shape]) for shape in ranked}
+        plain = [shape for shape in ranked if ranks[shape] == 1][:MOST_PLAIN]
+        shown = [*(shape for shape in ranked if ranks[shape] > 1), *plain][:MOST_COMMANDS]
         for shape in shown:
             yield self.command(groups[shape])
         rest = sum(len(groups[shape]) for shape in ranked if shape not in shown)
-        if rest:
+        if rest >= FOLDED or (rest and not shown):
             programs = Counter(
                 program for shape in ranked if shape not in shown for call in groups[shape]
                 if (program := _program(call.command))
@@ -385,7 +382,7 @@ _LASTING = re.compile(
     r"(?:kubectl|helm|oc) (?:apply|delete|rollout|install|upgrade|scale)|terraform (?:apply|destroy)|ansible-playbook|docker push|(?:npm|pnpm|yarn|cargo|poetry|uv) publish|twine upload|"
     r"(?:systemctl|service|launchctl|crontab|at)\b|(?:createdb|dropdb|pg_dump|pg_restore|mysqldump|sqlite3 \S+ .*(?:insert|update|delete|alter|create|drop))|"
     r"\S*(?:migrate|migration|deploy|release|backup|restore|rollback|seed)\b|(?:make|just|npm run|pnpm|yarn|rake|invoke|task|python3? manage\.py|php artisan|bin/\S+|\./\S+|mix|flask|alembic|rails|dotnet ef) \S*(?:migrat|deploy|release|publish|upgrade|backup|restore)|"
-    r"rm|mv|chmod|chown|rsync|scp|mail|sendmail|curl\b.*(?:-X ?(?:POST|PUT|DELETE|PATCH)|--data|-d ))",
+    r"rm|mv|rsync|scp|mail|sendmail|curl\b.*(?:-X ?(?:POST|PUT|DELETE|PATCH)|--data|-d ))",
     re.IGNORECASE,
 )  # fmt: skip
 _CHECKING = re.compile(
@@ -413,6 +410,7 @@ def _first_line(command: str) -> str:
     if found := _SHELL.match(bare):
         bare = found[2].strip()
     bare = re.sub(r"^(?:cd\s+(?:\"[^\"]*\"|'[^']*'|\S+)\s*(?:&&|;)\s*)+", "", bare)
+    bare = re.sub(r"^(?:git add [^&;|]*(?:&&|;)\s*)+(?=git )", "", bare)
     first, _, rest = bare.partition("\n")
     return f"{first} …" if rest.strip() else first
 

@@ -17,6 +17,7 @@ from replica.sessions.base import Event, Kind
 from replica.sessions.prose import LOW, content_words, is_question, sentences, spoken
 
 PAUSE = 40 * 60_000  # milliseconds without a word after which a request begins a thread, unless it plainly goes on
+GOOD = 1.4  # what a second sentence must be worth
 RELATED = 0.22  # share of a request's words, by rarity, that a thread must know for it to go on
 
 
@@ -132,36 +133,55 @@ class Session:
     def calls(self) -> list[Call]:
         return [call for exchange in self.exchanges for call in exchange.calls]
 
+    @cached_property
+    def _titled(self) -> Thread | None:
+        """The thread that the session's title means: the only one, or the largest that has words of it."""
+        if not self.title or len(self.threads) == 1:
+            return self.threads[0] if self.title and self.threads else None
+        words = set(content_words(self.title))
+        meant = [thread for thread in self.threads if words & {w for one in thread.exchanges for w in one.words}]
+        return max(meant, key=lambda thread: (thread.weight, -thread.begin), default=None)
+
     # --- sentences
 
     def name(self, thread: Thread) -> str:
         """What the thread was about, in the person's own words where there are any."""
+        if thread is self._titled:
+            return self.title
         for exchange in thread.exchanges:
             if exchange.prompt and not is_nod(exchange.asked):
                 if asked := request(exchange.asked):
                     return asked
-        if self.title and len(self.threads) == 1:
-            return self.title
         said = [one for exchange in thread.exchanges for one in exchange.asked or exchange.said]
         return said[0] if said else self.title
 
-    def outcome(self, exchanges: Sequence[Exchange]) -> str:
-        """What came of it: the reply's sentence that tells it best; "" if there is none."""
-        told = [(one, place) for place, exchange in enumerate(exchanges) for one in exchange.said]
-        if not told:
-            return ""
-        last = max(place for _, place in told)
-        best, best_score = "", float("-inf")
-        seen: Counter[int] = Counter(place for _, place in told)
-        at: Counter[int] = Counter()
-        for one, place in told:
-            position = at[place] / max(1, seen[place] - 1) if seen[place] > 1 else 0.5
-            at[place] += 1
-            score = _told(one) + 0.8 * self.rarity.of(one) - 0.9 * (last - place)
-            score += 0.3 if position in (0, 1) else 0  # what a reply begins or ends with is what it says
-            if score > best_score:
-                best, best_score = one, score
-        return best
+    def outcome(self, exchanges: Sequence[Exchange], most: int = 220) -> str:
+        """What came of it, in one or two sentences of the replies, in at most about `most` characters; or ""."""
+        ranked = sorted(self._telling(exchanges), key=lambda one: (-one[0], -one[1]))
+        chosen: list[tuple[int, str]] = []
+        size = 0
+        for score, place, sentence in ranked[:6]:
+            if chosen and (score < GOOD or size + len(sentence) > most):
+                continue
+            chosen.append((place, sentence))
+            size += len(sentence) + 1
+            if len(chosen) == 2:
+                break
+        return " ".join(_closed(sentence) for _, sentence in sorted(chosen)[:-1]) + (
+            f" {max(chosen)[1]}" if len(chosen) > 1 else chosen[0][1] if chosen else ""
+        )
+
+    def _telling(self, exchanges: Sequence[Exchange]) -> Iterable[tuple[float, int, str]]:
+        """The sentences of replies: how much each tells, and its place."""
+        number = 0
+        for place, exchange in enumerate(exchanges):
+            for reply in exchange.replies:
+                said = sentences(reply.text)
+                for at, one in enumerate(said):
+                    number += 1
+                    score = _told(one) + 1.6 * self.rarity.of(one) - min(1.0, 0.25 * (len(exchanges) - 1 - place))
+                    score += 0.3 if at in (0, len(said) - 1) else 0  # what a reply begins or ends with is what it says
+                    yield score, number, one
 
     # --- decisions
 
@@ -184,12 +204,11 @@ class Session:
     def _of(self, exchange: Exchange) -> list[Decision]:
         found = []
         if exchange.prompt:
-            for one in exchange.asked:
+            for at, one in enumerate(exchange.asked):
                 kind, score = _weighed(one, PERSON)
                 if score:
-                    found.append(
-                        Decision(exchange.prompt.at, _bare(one), "person", kind, score + 0.5 * self.rarity.of(one))
-                    )
+                    what = f"{exchange.asked[at - 1]} {one}" if at and _LEANS.match(one) else _bare(one)
+                    found.append(Decision(exchange.prompt.at, what, "person", kind, score + 0.5 * self.rarity.of(one)))
         for reply in exchange.replies:
             for one in sentences(reply.text):
                 kind, score = _weighed(one, AGENT)
@@ -263,7 +282,7 @@ def _begins(exchange: Exchange, thread: Thread, known: set[str], rarity: "_Rarit
     share = rarity.share(words, known)
     if any(_TURN.match(one) for one in exchange.asked[:2]):
         return True
-    if _GOES_ON.match(first) or len(words) < 3:
+    if _GOES_ON.match(first) or len(words) < 3 or _POINTS_BACK.search(first[:90]) or _weighed(first, PERSON)[1]:
         return pause > 4 * PAUSE and share < RELATED
     return share < RELATED if pause < PAUSE else share < 2 * RELATED
 
@@ -282,6 +301,12 @@ _GOES_ON = re.compile(
     r"actually|hm+|wait|go on|continue|keep going|e|mas|sim|não|nao|então|isso|und|aber|ja|nein|warum|das|dann|also)\b",
     re.IGNORECASE,
 )  # fmt: skip
+_POINTS_BACK = re.compile(
+    r"^(?:commit|push|merge|deploy|ship|undo|revert|kill|try|use|make|put|do|run|send|show|give)\b.{0,40}"
+    r"\b(?:it|this|that|them|these|those|again|please)\b|^(?:commit|push|undo|revert)\b"
+    r"|\b(?:that|this) (?:one|too|as well)\b",
+    re.IGNORECASE,
+)
 
 
 # --- requests
@@ -295,12 +320,12 @@ _NOD = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _GREETING = re.compile(
-    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening|night)|morning|bom dia|boa (?:tarde|noite)|olá|ola|oi|hallo|guten (?:morgen|tag|abend)"
+    r"\A(?:(?:hi|hello|hey|good (?:morning|afternoon|evening|night)|morning|bom dia|boa (?:tarde|noite)|olá|ola|oi|hallo|guten (?:morgen|tag|abend)"
     r"|moin|servus|salut|bonjour)(?: (?:there|again|all|everyone|team|claude|codex|gemini))?[\s,.!:;—–-]+)+",
     re.IGNORECASE,
 )  # fmt: skip
 _LEADING = re.compile(
-    r"(?:(?:ok(?:ay)?|so|well|right|alright|great|good|thanks|perfect|now|then|next|and|also|please|pls|hm+)\b[\s,.!:;—–-]*)+", re.IGNORECASE
+    r"\A(?:(?:ok(?:ay)?|so|well|right|alright|great|good|thanks|perfect|now|then|next|and|also|please|pls|hm+)\b[\s,.!:;—–-]*)+", re.IGNORECASE
 )  # fmt: skip
 _POLITE = re.compile(r"(?:can|could|would|will) you (?:please )?|i(?:'d| would) like you to |please ", re.IGNORECASE)
 
@@ -322,7 +347,7 @@ def is_nod(asked: Sequence[str]) -> bool:
 
 def request(asked: Sequence[str]) -> str:
     """The sentence of a prompt that asks for something, without its courtesies."""
-    best, best_score = "", float("-inf")
+    best, best_whole, best_score = "", "", float("-inf")
     for place, one in enumerate(asked[:8]):
         bare = _GREETING.sub("", one, count=1).strip()
         if len(content_words(bare)) < 1:
@@ -330,14 +355,22 @@ def request(asked: Sequence[str]) -> str:
         score = -0.6 * place
         score += 1.0 if is_question(bare) or _POLITE.search(bare) else 0
         score += 1.0 if _ASKS.match(_LEADING.sub("", bare, count=1)) else 0
+        score += 0.9 if _WANTED.search(bare) else 0
         score -= 1.5 if len(content_words(bare)) < 2 else 0
         score -= 1.2 if _LOOKS_PASTED.search(bare) else 0
         if score > best_score:
-            best, best_score = bare, score
-    stripped = _LEADING.sub("", best, count=1).strip()
+            best, best_whole, best_score = bare, one, score
+    at = list(asked).index(best_whole) if best_whole in asked else len(asked)
+    stripped = _LEADING.sub("", _TURNED.sub("", best, count=1), count=1).strip()
+    if len(content_words(stripped)) < 3 and at + 1 < len(asked):
+        stripped = f"{_closed(stripped)} {asked[at + 1]}"
     stripped = _POLITE.sub("", stripped, count=1) if _POLITE.match(stripped) else stripped
     best = stripped if len(content_words(stripped)) >= 1 else best
     return best[:1].upper() + best[1:]
+
+
+def _closed(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "!", "?", "…", ":", "。")) else f"{sentence}."
 
 
 _ASKS = re.compile(
@@ -348,6 +381,12 @@ _ASKS = re.compile(
     r"i want|we need|there(?:'s| is)|faz|procura|mostra|explica|porque|como|qual|preciso|schreib|zeig|prüfe?|erklär|mach|warum|wie|was|welche|ich brauche)\b",
     re.IGNORECASE,
 )  # fmt: skip
+_TURNED = re.compile(
+    r"\A(?:next|(?:another|new|different|separate) (?:thing|one|topic|task|question)|unrelated|separately|by the way|btw|"
+    r"(?:one )?last (?:thing|one)|outro assunto|a seguir|übrigens|als nächstes|andere frage)\s*[:,—–-]\s*",
+    re.IGNORECASE,
+)
+_WANTED = re.compile(r"\b(?:should|must|needs? to|have to|want|instead of|broken|wrong|fails?)\b", re.IGNORECASE)
 _LOOKS_PASTED = re.compile(
     r"^(?:\d{4}-\d\d-\d\d|\[?\d\d:\d\d|Traceback|File \"|at \w|[{<\[|])|[{}<>|=]{2,}.*[{}<>|=]{2,}"
 )
@@ -357,9 +396,9 @@ _LOOKS_PASTED = re.compile(
 
 _DONE = re.compile(
     r"\b(?:fixed|added|done|tagged|pushed|merged|committed|wrote|written|exported|updated|moved|created|removed|deleted|implemented|found|"
-    r"caused by|because|the (?:cause|reason|problem|culprit|fix)|root cause|turns out|so the|now (?:works?|passes?|uses?|has|returns?)|works?|pass(?:es|ed)?|green|"
+    r"caused by|the (?:cause|reason|problem|culprit|fix)|root cause|turns out|so the|now (?:works?|passes?|uses?|has|returns?)|works?|pass(?:es|ed)?|green|"
     r"fails?|failed|released|deployed|renamed|replaced|switched|installed|opened|closed|reverted|converted|migrated|scheduled|booked|sent|"
-    r"refactored|split|reduced|confirmed|verified|dropped|raised|recommend|drafted|saved|ordered|yes|no|result|contains?|"
+    r"refactored|split|reduced|confirmed|verified|dropped|raised|recommend|drafted|saved|ordered|refuses?|returns?|shows?|"
     r"corrigi|adicionei|feito|porque|behoben|hinzugefügt|erledigt|weil|liegt (?:an|daran))\b",
     re.IGNORECASE,
 )  # fmt: skip
@@ -374,22 +413,22 @@ _EMPTY = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 
+_REASON = re.compile(r"\b(?:because|so that|caused by|instead of|root cause|porque|weil)\b", re.IGNORECASE)
+_NODS = re.compile(r"(?:understood|noted|fine|ok(?:ay)?|sure|agreed|got it|will do|you(?:'re| are) welcome)\b", re.IGNORECASE)
+
 
 def _told(sentence: str) -> float:
     """How much a sentence of a reply tells."""
     words = len(content_words(sentence))
     score = 0.0
     score += 1.4 if _DONE.search(sentence) else 0
-    score += (
-        0.7
-        if re.search(r"\b(?:because|so that|caused by|instead of|root cause|porque|weil)\b", sentence, re.IGNORECASE)
-        else 0
-    )
-    score += 0.6 if re.search(r"\d", sentence) else 0
+    score += 0.4 if _REASON.search(sentence) else 0
+    score += 0.4 if re.search(r"\d", sentence) else 0
     score -= 1.6 if _PLAN.match(sentence) else 0
     score -= 2.5 if _EMPTY.fullmatch(sentence) else 0
     score -= 1.0 if is_question(sentence) else 0
-    score -= 0.8 if words < 2 else 0
+    score -= 0.8 if words < 2 else 0.5 if words < 4 else 0
+    score -= 1.2 if _NODS.match(sentence) else 0
     score -= 0.8 if sentence.endswith(":") else 0
     return score
 
@@ -419,6 +458,10 @@ _BOTH = [
 PERSON = [
     *_BOTH,
     (2.4, r"^(?:please )?(?:do not|don'?t|never|always|nunca|sempre|niemals|nie|immer)\b"),
+    (2.3, r"\bno (?:more )?[\w-]+(?: [\w-]+)? (?:before|until|after|without|on|in|for|at|during)\b"),
+    (2.2, r"\bshould\b.{3,80}[,;] (?:not|never)\b"),
+    (2.4, r"^(?:(?:ok(?:ay)?|yes|then|so|please|good|fine|right)[,.]? )*do (?:that|it|so|this)\s*[:—–-]"),
+    (2.6, r"^(?:agreed|deal|settled)\b[,:;. —–-]+\w"),
     (2.1, r"\b(?:must (?:never|always|not|stay|be|go|have)|should (?:never|always|not)|no more|no longer)\b"),
     (2.2, r"\b(?:i|we) (?:want|prefer|would rather|'d rather)\b.*\b(?:instead|over|not|rather|than|only|always|never|by default)\b"),
     (2.1, r"\binstead of\b|\brather than\b|\bem vez de\b|\banstatt\b|\bstatt (?:der|die|das|des|dem|den|einer|eines)\b"),
@@ -432,7 +475,7 @@ AGENT = [
     (2.0, r"\b(?:must|should) (?:always|never)\b|\bmust (?:use|be|stay|not)\b"),
 ]  # fmt: skip
 _REMEMBER = [
-    (2.6, r"\b(?:remember (?:that|to|this)|note (?:for later|to self)|don'?t forget|keep in mind|bear in mind|for (?:the|your) memory|para memória)\b"),
+    (2.6, r"\b(?:remember (?:that|to|this)|note (?:for later|to self)|(?<!we )(?<!i )don'?t forget|keep in mind|bear in mind|for (?:the|your) memory|para memória)\b"),
     (2.6, r"\b(?:não (?:te )?esque[cç](?:as?|er)|lembra-te|merk dir|nicht vergessen|denk dran)\b"),
     (2.3, r"\b(?:deadline|due (?:on|by)|until|expires?|frozen|offline|closed) (?:on |until |by |from )?(?:mon|tues|wednes|thurs|fri|satur|sun)day\b"),
 ]  # fmt: skip
@@ -468,11 +511,18 @@ def _best(sentence: str, cues: list) -> float:
     return max((worth for worth, pattern in _COMPILED[id(cues)] if pattern.search(sentence)), default=0.0)
 
 
+_LEANS = re.compile(
+    r"(?:\d+|it|this|that|they|them|these|those|he|she|otherwise|the same|not)\b", re.IGNORECASE
+)
+
+
 def _bare(sentence: str) -> str:
     """A decision without the words that only say that it is one."""
     bare = re.sub(
         r"^(?:(?:ok(?:ay)?|good|right|fine|great|perfect|yes|so|and|also|then|well)[,.!]? )*"
-        r"(?:(?:final )?(?:decision|decided|agreed|we agreed|decisão|entscheidung|conclusion)\s*[:—–-]\s*)?",
+        r"(?:(?:final )?(?:decision|decided|agreed|we agreed|decisão|entscheidung|conclusion)\s*[:,—–-]\s*)?"
+        r"(?:(?:please )?(?:remember|note|keep in mind|don't forget)(?: for later| to self)?(?:[:,]| that)\s+)?"
+        r"(?:do (?:that|it|so|this)\s*[:—–-]\s*)?",
         "", sentence, flags=re.IGNORECASE,
     )  # fmt: skip
     return bare[:1].upper() + bare[1:] if len(content_words(bare)) >= 2 else sentence
@@ -494,6 +544,11 @@ _OPTION = re.compile(
     r"(?=(?:[\s,;(]|\*\*)+(?:(?:or|and|oder|ou) )?(?:option |variant )?\(?(?:[A-Ea-e]|[1-5])(?:\)|[:.](?=\s)|(?=\s*[—–]\s))|[.?!]?\s*$|[.?!]\s|\n)",
     re.MULTILINE,
 )  # fmt: skip
+_SUGGESTS = re.compile(
+    r"\bi(?:'d| would)? (?:suggest|recommend|propose)\b|\bmy (?:suggestion|recommendation|proposal)\b"
+    r"|\bich schlage vor\b|\bsugiro\b",
+    re.IGNORECASE,
+)
 _YES = re.compile(
     r"(?:yes|yep|yeah|sure|ok(?:ay)?|go(?: ahead| for it)?|do (?:it|that)|please do|sounds good|agreed|approved|lgtm|exactly|correct|fine|perfect|sim|claro|pode ser|ja|genau|gerne|mach das|passt)\b",
     re.IGNORECASE,
@@ -517,16 +572,17 @@ def _answer(before: Exchange | None, now: Exchange) -> list[Decision]:
         name = names[_ORDER[pick]] if pick in _ORDER and _ORDER[pick] < len(names) else pick
         if name in options:
             what = " ".join(sentences(options[name])[:1]) or options[name]
+            what = what[:1].upper() + what[1:]
             reason = _rest(said[picked.end() :], now.asked[1:])
             return [
                 Decision(
                     now.prompt.at, f"{what.rstrip('.?! ')} (chosen from {len(options)}{reason})", "person", score=3.2
                 )
             ]
-    if not asked or not (_ASKED_YES.search(asked) or is_question(proposal[-1])) or len(said) > 160:
-        return []
+    suggested = [one for one in proposal if _SUGGESTS.search(one) and not is_question(one)]
+    asked = asked if _ASKED_YES.search(asked) else (suggested or [""])[-1]
     yes, no = _YES.match(said), _NO.match(said)
-    if not (yes or no) or not _ASKED_YES.search(asked):
+    if not asked or not (yes or no) or len(said) > 160:
         return []
     rest = said[(yes or no).end() :].strip(" ,.;:!—–-")
     if rest and any(_best(one, PERSON) >= WORTH for one in (rest, said)):
@@ -546,10 +602,10 @@ def _rest(rest: str, others: Sequence[str]) -> str:
 def _as_statement(question: str) -> str:
     """ "Shall I drop the table?" as what is said yes or no to: "drop the table"."""
     bare = re.sub(
-        r"^.*?\b(?:(?:shall|should|may|can) (?:i|we)|(?:do|would) you (?:want|like)(?: me)?(?: to)?|want me to|soll(?:en)? (?:ich|wir)|queres que|devo)\s+(?:go ahead and |now |also |then )?",
+        r"^.*?\b(?:(?:shall|should|may|can) (?:i|we)|(?:do|would) you (?:want|like)(?: me)?(?: to)?|want me to|soll(?:en)? (?:ich|wir)|queres que|devo|i(?:'d| would)? (?:suggest|recommend|propose)(?: to| that we| we)?|my (?:suggestion|recommendation|proposal)(?: is|:)(?: to)?)\s+(?:go ahead and |now |also |then )?",
         "", question, flags=re.IGNORECASE,
     )  # fmt: skip
-    return bare.rstrip("?! ") if len(content_words(bare)) >= 2 else question.rstrip("?! ")
+    return bare.rstrip("?!. ") if len(content_words(bare)) >= 2 else question.rstrip("?!. ")
 
 
 def _listed_decisions(summary: str) -> list[str]:
