@@ -20,6 +20,7 @@ from replica.sessions.topics import Call, Exchange, Session, Thread, is_nod, req
 TITLE, OUTCOME, ASKED, ANSWER, DECISION, COMMAND, ERROR, PATH = 110, 220, 140, 200, 260, 140, 180, 100
 MOST_THREADS, MOST_EXCHANGES, MOST_DECISIONS, MOST_COMMANDS, MOST_ERRORS, MOST_FILES, MOST_MODELS = 8, 24, 12, 10, 8, 12, 12  # fmt: skip
 
+TAKEN_BACK = "(taken back) "  # said on a branch of the talk that was given up
 MOST_PLAIN = 4  # commands that neither leave something behind nor test or build
 FOLDED = 5  # commands not shown that are worth a line
 
@@ -136,7 +137,7 @@ class _Teller:
         return telling + done + 3 * (at in (0, count - 1)) - 2 * is_nod(exchange.asked)
 
     def exchange(self, exchange: Exchange) -> str:
-        line = f"{self.clock(exchange.begin)} "
+        line = f"{self.clock(exchange.begin)} {TAKEN_BACK if exchange.aside else ''}"
         if exchange.prompt:
             whole = " ".join(exchange.asked)
             asked = whole if is_nod(exchange.asked) or len(whole) <= ASKED else request(exchange.asked)
@@ -162,6 +163,7 @@ class _Teller:
         best = sorted(found, key=lambda one: (-one.score, one.at, one.what))[:MOST_DECISIONS]
         for one in sorted(best, key=lambda one: (one.at, one.what)):
             kind = "To remember: " if one.kind == "remember" else ""
+            kind = f"{TAKEN_BACK}{kind}" if one.aside else kind
             yield f"{self.clock(one.at)} {kind}{self.words(one.what, DECISION)}"
 
     # --- technical details
@@ -239,7 +241,9 @@ class _Teller:
 
     def models(self) -> Iterable[str]:
         signs: list[tuple[str, str]] = []
-        for event in self.session.events:
+        for event in sorted((*self.session.events, *self.session.asides), key=lambda event: (event.at, event.order)):
+            if event.aside and event.kind is not Kind.MODEL:
+                continue  # a subagent's model is no switch
             model = re.sub(r"[^\w.:@+-]", "", event.model.rpartition("/")[2])[:60]
             if model and not event.model.startswith("<") and (not signs or signs[-1][0] != model):
                 signs.append((model, self.clock(event.at)))
@@ -255,9 +259,9 @@ class _Teller:
         numbers = {
             "prompt": kinds[Kind.PROMPT], "reply": kinds[Kind.REPLY], "tool call": kinds[Kind.CALL],
             "failed": sum(call.failed for call in self.session.calls),
-            "subagent event": len(self.session.asides),
+            "aside": len(self.session.asides),
             "model error": sum(len(exchange.errors) for exchange in self.session.exchanges),
-            "compaction": kinds[Kind.COMPACTION],
+            "compaction": sum(event.kind == Kind.COMPACTION for event in self.session.told),
         }  # fmt: skip
         span = self.span(spoken[0].at, spoken[-1].at)
         title = f" — {self.words(self.session.title, 80)}" if self.session.title else ""
@@ -265,9 +269,9 @@ class _Teller:
         yield f"{self.agent} {span}: {messages} {plural} {daily.counts(numbers)}{title}"
 
     def compactions(self) -> Iterable[str]:
-        for event in self.session.events:
+        for event in self.session.told:
             if event.kind == Kind.COMPACTION:
-                said = [one for one in sentences(event.text) if len(one) > 3][:2]
+                said = [one for one in sentences(event.text) if len(one) > 3 and not _CONTINUED.match(one)][:2]
                 yield f"{self.clock(event.at)} {self.words(' '.join(said), ANSWER) or 'what was said before gave way to a summary'}"
 
 
@@ -373,6 +377,7 @@ def _times(number: int) -> str:
     return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
+_CONTINUED = re.compile(r"this session is being continued from|the conversation is summarized below", re.IGNORECASE)
 _COMMIT = re.compile(r"\bgit\b[^|;&\n]*\bcommit\b")
 _MESSAGE = re.compile(r"(?:-[a-z]*m|--message)[ =]*(['\"])(.+?)\1", re.DOTALL)
 _PULL = re.compile(r"(?:/(?:pull|merge_requests)/(\d{1,7})\b|\b(?:PR|pull request|MR) ?#(\d{1,7})\b)")

@@ -9,7 +9,7 @@ docs/sessions.md has the rules.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import log
 
@@ -19,6 +19,9 @@ from replica.sessions.prose import LOW, content_words, is_question, sentences, s
 PAUSE = 40 * 60_000  # milliseconds without a word after which a request begins a thread, unless it plainly goes on
 GOOD = 1.4  # what a second sentence must be worth
 RELATED = 0.22  # share of a request's words, by rarity, that a thread must know for it to go on
+
+
+BRANCHING = ("openclaw", "codex")  # their asides are branches: a subagent of theirs has a session of its own
 
 
 @dataclass(slots=True)
@@ -51,6 +54,11 @@ class Exchange:
     @property
     def end(self) -> int:
         return max(event.at for event in self._events)
+
+    @property
+    def aside(self) -> bool:
+        """Whether it was taken back."""
+        return all(event.aside for event in self._events)
 
     @property
     def _events(self) -> list[Event]:
@@ -107,6 +115,7 @@ class Decision:
     by: str
     kind: str = "decision"
     score: float = 0.0
+    aside: bool = False
 
 
 class Session:
@@ -116,7 +125,9 @@ class Session:
         ordered = sorted(events, key=lambda event: (event.at, event.order, event.key))
         self.events = [event for event in ordered if not event.aside]
         self.asides = [event for event in ordered if event.aside]
-        self.exchanges = _exchanges(self.events)
+        # What was said on a branch and then taken back was said, and may have been done: it is told, and marked.
+        self.told = [event for event in ordered if not event.aside or event.agent in BRANCHING]
+        self.exchanges = _exchanges(self.told)
         self.rarity = _Rarity(self.exchanges)
 
     @cached_property
@@ -190,10 +201,10 @@ class Session:
         found: list[Decision] = []
         before: Exchange | None = None
         for exchange in self.exchanges:
-            found += _answer(before, exchange)
-            found += self._of(exchange)
+            made = _answer(before, exchange) + self._of(exchange)
+            found += [replace(one, aside=exchange.aside) for one in made]
             before = exchange if exchange.said else before
-        for event in self.events:
+        for event in self.told:
             if event.kind == Kind.COMPACTION:
                 found += [Decision(event.at, one, "agent", score=2.6) for one in _listed_decisions(event.text)]
             elif event.kind == Kind.LEARNING and event.text.strip():
