@@ -12,8 +12,9 @@ events give equal bytes; where two clones knew different sessions, all of them a
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, tzinfo
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from replica.sessions.base import Event
@@ -288,7 +289,7 @@ def parse(text: str) -> Page:
 def _spans(text: str):
     """Where generated parts stand: from the title (or the line that says from how many messages) to the footer."""
     at, title, start = 0, None, None
-    for line in text.splitlines(keepends=True) if "\x0b" not in text else re.findall(r"[^\n]*\n|[^\n]+", text):
+    for line in _lines(text):
         bare = line.strip("\r\n\ufeff")
         if start is None:
             if _TITLE.fullmatch(bare):
@@ -404,16 +405,49 @@ def covers(there: Part, tags: Mapping[str, int]) -> bool:
     return all(told.get(tag, 0) >= count for tag, count in tags.items())
 
 
-def put(page: Page, part: Part, *, newline: str = "\n") -> str:
+def edits(text: str, part: Part) -> list[tuple[int, int, str]]:
+    """The changes (start, end, replacement) that make the generated part of a file this one, and touch nothing else.
+
+    By whole lines, and of equal lines the first stays: clones that put one file right at once end with one text.
+    """
+    newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
+    made = render(part).replace("\n", newline)
+    spans = list(_spans(text))
+    if not spans:
+        at = len(text) - len(text.removeprefix("\ufeff"))
+        return [(at, at, made + newline if text[at:].strip() else made)]
+    (start, end), *others = spans
+    changes = [(start + a, start + b, new) for a, b, new in _line_edits(text[start:end], made)]
+    return [*changes, *((a, b, "") for a, b in others)]
+
+
+def _line_edits(old: str, new: str) -> list[tuple[int, int, str]]:
+    before, after = _lines(old), _lines(new)
+    first = {line: at for at, line in reversed(list(enumerate(before)))}
+    kept = [at for at, line in enumerate(before) if not line.strip() or first[line] == at]
+    matcher = SequenceMatcher(None, [before[at] for at in kept], after, autojunk=False)
+    pairs = {kept[i + k]: j + k for i, j, size in matcher.get_matching_blocks() for k in range(size)}
+    offsets = [0]
+    for line in before:
+        offsets.append(offsets[-1] + len(line))
+    changes: list[tuple[int, int, str]] = []
+    i = j = 0
+    for at, to in [*sorted(pairs.items()), (len(before), len(after))]:
+        if at > i or to > j:
+            changes.append((offsets[i], offsets[at], "".join(after[j:to])))
+        i, j = at + 1, to + 1
+    return changes
+
+
+def _lines(text: str) -> list[str]:
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def put(text: str, part: Part) -> str:
     """The whole file with this generated part; what is a person's stays as it is, below the footer."""
-    text = render(part)
-    if newline != "\n":
-        text = text.replace("\n", newline)
-    after = page.after
-    if page.claimed is None and after:
-        bom = "\ufeff" if after.startswith("\ufeff") else ""
-        return f"{bom}{text}{newline}{after.removeprefix(bom)}"
-    return page.before + text + after
+    for start, end, new in reversed(edits(text, part)):
+        text = text[:start] + new + text[end:]
+    return text
 
 
 def summarised(text: str, messages: int) -> Summary | None:

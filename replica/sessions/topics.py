@@ -133,7 +133,7 @@ class Session:
     @cached_property
     def title(self) -> str:
         """What the agent or a person called it: the last name."""
-        titles = [" ".join(event.text.split()) for event in self.events if event.kind == Kind.TITLE]
+        titles = [" ".join(event.text.split()) for event in self.told if event.kind == Kind.TITLE]
         return next((title for title in reversed(titles) if title), "")
 
     @cached_property
@@ -257,9 +257,11 @@ def _exchanges(events: list[Event]) -> list[Exchange]:
 
 
 def _ended(open_calls: list[Call], result: Event, now: Exchange) -> None:
-    """A result belongs to the first open call of its name, or else to the first there is."""
+    """A result belongs to the call whose id it has; or to the last open one of its name, since only failures may be
+    known; or to the last there is."""
+    own = [call for call in open_calls if _id(result.key) and _id(call.event.key) == _id(result.key)]
     named = [call for call in open_calls if result.name and call.event.name == result.name]
-    call = next(iter(named or open_calls), None)
+    call = (own or named or open_calls or [None])[-1]
     if call is None:
         if result.failed:
             now.errors.append(result)
@@ -268,6 +270,11 @@ def _ended(open_calls: list[Call], result: Event, now: Exchange) -> None:
     call.done = True
     if result.failed:
         call.failed, call.error = True, result.text or call.error
+
+
+def _id(key: str) -> str:
+    """What a call and its result have in common, where their keys say it."""
+    return key.rpartition(":")[2] if ":" in key else ""
 
 
 def _threads(exchanges: list[Exchange], rarity: "_Rarity") -> list[Thread]:
@@ -453,7 +460,7 @@ _USE = (
     r"remove|replace|freeze|treat|build|start with|hold|round|write|limit|cap|pin|raise|book|order|cancel|serve|send|plant|pay|offer|leave|stop|wait|defer|retire)"
 )  # fmt: skip
 _BOTH = [
-    (3.2, r"^(?:final )?(?:decision|decided|agreed|rule|policy|convention|conclusion|decisão|regra|entscheidung|beschluss|regel)\s*[:—–-]"),
+    (3.2, r"^(?:final )?(?:decision|décision|decided|agreed|rule|policy|convention|conclusion|decisão|regra|entscheidung|beschluss|regel)\s*[:—–-]"),
     (2.6, r"\b(?:decision|rule|policy|convention|decisão|regra|entscheidung|beschluss|regel)\s*:"),
     (2.8, r"\b(?:we|i|they|the team|the club|everyone)(?:'ve| have)? (?:just )?(?:decided|agreed|settled on|chose|opted|committed to)\b"),
     (2.8, r"\b(?:decidimos|combinámos|ficou (?:decidido|combinado)|wir haben (?:uns )?(?:entschieden|beschlossen|vereinbart)|abgemacht)\b"),

@@ -61,7 +61,8 @@ def day(only: str = "") -> tuple[list[Event], dict[str, tuple[str, ...]]]:
         call = events[-1] if events else None
         if call is not None and call.kind is Kind.CALL and kind is not Kind.RESULT and call.session == session:
             # What is not said to have failed has worked.
-            events.append(Event(Kind.RESULT, agent, session, f"{call.key}-result", call.at, number, name=call.name))
+            events.append(Event(Kind.RESULT, agent, session, f"result:{call.key}", call.at, number, name=call.name))
             number += 1
-        events.append(Event(kind, agent, session, f"e{number}", at, number, text, name, here, **more))
+        key = f"result:{events[-1].key}" if kind is Kind.RESULT else f"e{number}"
+        events.append(Event(kind, agent, session, key, at, number, text, name, here, **more))
     return [event for event in events if event.agent.startswith(only)], folders
