@@ -55,9 +55,9 @@ class _Reading:
         self._store, self._log, self._file = store, log, str(log.path)
         self._columns = {table: _columns(store, table) for table in (_ROWS, "session_windows", "session_nodes")}
         self._state = {"flush": [], "archives": {}}
-        self._from = 0
+        self._from, self._started = 0, Place()
         if place.offset and self._mark(place.offset) == place.head:
-            self._from, self._state = place.offset, json.loads(place.state)
+            self._from, self._state, self._started = place.offset, json.loads(place.state), place
         self._folders: set[str] = set()
 
     def all(self) -> Iterator[Event | Damage | Progress]:
@@ -73,10 +73,16 @@ class _Reading:
                 yield from self._session(session, last)
             except sqlite3.Error as error:
                 yield Damage(self._file, 0, f"session {fields.text(session)} cannot be read on: {error}")
+            yield self._told()
         for table in _ARCHIVES:
             yield from self._archived(table)
         place = Place(last, 0, self._mark(last), json.dumps(self._state).encode())
         yield Progress(place, frozenset(self._folders))
+
+    def _told(self) -> Progress:
+        """Between two sessions: the folders are those of the one. Their rows lie mixed, so the place is the old one."""
+        folders, self._folders = frozenset(self._folders), set()
+        return Progress(self._started, folders)
 
     def _mark(self, rowid: int) -> bytes:
         row = self._store.execute(
@@ -169,7 +175,7 @@ class _Reading:
 
     # --- what was archived
 
-    def _archived(self, table: str) -> Iterator[Event | Damage]:
+    def _archived(self, table: str) -> Iterator[Event | Damage | Progress]:
         """Sessions that the store keeps packed, beside their rows."""
         columns = _columns(self._store, table)
         if not {"session_id", "archive_blob"} <= columns:
@@ -187,6 +193,7 @@ class _Reading:
                 yield Damage(self._file, rowid, f"{table}: {error}")
                 continue
             yield from self._lines(table, rowid, session, data)
+            yield self._told()
             self._state["archives"][table] = rowid
 
     def _lines(self, table: str, rowid: int, session: Any, data: bytes) -> Iterator[Event | Damage]:
