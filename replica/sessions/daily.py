@@ -378,6 +378,16 @@ class _Reading:
             self.edited = self.edited or f"this line was added or changed: {line[:60]}"
 
 
+def is_generated(text: str) -> bool:
+    """Whether a piece of a text has only lines that this program writes: there is nothing of a person in it."""
+    patterns = (_TITLE, _OURS, _TAGGED, _TOLD, _SUMMED, _BETWEEN, _TOTALS)
+    lines = [line for line in text.split("\n") if line.strip()]
+    return all(
+        line in _HEADINGS or line in ("---", FOOTER) or any(pattern.fullmatch(line) for pattern in patterns)
+        for line in lines
+    )
+
+
 # --- uniting
 
 
@@ -417,11 +427,12 @@ def edits(text: str, part: Part) -> list[tuple[int, int, str]]:
         at = len(text) - len(text.removeprefix("\ufeff"))
         return [(at, at, made + newline if text[at:].strip() else made)]
     (start, end), *others = spans
-    changes = [(start + a, start + b, new) for a, b, new in _line_edits(text[start:end], made)]
+    changes = [(start + a, start + b, new) for a, b, new in line_edits(text[start:end], made)]
     return [*changes, *((a, b, "") for a, b in others)]
 
 
-def _line_edits(old: str, new: str) -> list[tuple[int, int, str]]:
+def line_edits(old: str, new: str) -> list[tuple[int, int, str]]:
+    """The changes of whole lines that make `new` of `old`."""
     before, after = _lines(old), _lines(new)
     first = {line: at for at, line in reversed(list(enumerate(before)))}
     kept = [at for at, line in enumerate(before) if not line.strip() or first[line] == at]
@@ -441,6 +452,16 @@ def _line_edits(old: str, new: str) -> list[tuple[int, int, str]]:
 
 def _lines(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def file_edits(old: str, new: str) -> list[tuple[int, int, str]]:
+    """The changes that make one file of another: of the generated part alone, if no more than that differs."""
+    part = parse(new).part
+    if part is not None and put(old, part) == new:
+        return edits(old, part)
+    from replica import textdiff
+
+    return textdiff.diff(old, new)
 
 
 def put(text: str, part: Part) -> str:
