@@ -22,7 +22,8 @@ EVENTS = ("session-start", "pre-compact", "session-end")
 # Seconds.
 PATIENCE = 0.9  # from our first line to the memory's last; Python has begun a few hundredths before
 MARGIN = 0.08  # what is kept for our own ending
-PEERS = 0.3  # to wait for peers at the start of a session
+PEERS = 0.3  # to wait for peers at the start of a session; less where the machine is slow
+WRITING = 0.25  # what the page itself may take
 INPUT = 0.5  # to wait for what an agent tells us
 LEAVE = 20  # after which a child that cannot end by itself is ended
 STEP = 900.0  # for one command of the detached process
@@ -96,7 +97,7 @@ def _start(root: Path, began: float) -> None:
 def _page(root: Path, until: float) -> str:
     """What `replica start` prints, made by a child that can be ended, wherever it hangs; or nothing."""
     child = subprocess.Popen(
-        python("cli.hook", "page", os.fspath(root)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        python("cli.hook", "page", os.fspath(root), str(until)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, cwd=root,
     )  # fmt: skip
     out = bytearray()
@@ -115,8 +116,12 @@ def _until_end(handle: int, out: bytearray) -> None:
             out.extend(piece)
 
 
-def page(root: Path) -> None:
-    """Print the page of `replica start`, by the running node or without it. Then take leave of peers, unwaited for."""
+def page(root: Path, until: float) -> None:
+    """Print the page of `replica start`, by the running node or without it. Then take leave of peers, unwaited for.
+
+    `until`: when somebody loses patience, by the monotonic clock.
+    """
+    import transport.workday  # noqa: F401 - it takes its time, and what is left is for the peers
     from cli.workday import begin
 
     def tell(answer: dict) -> None:
@@ -125,7 +130,8 @@ def page(root: Path) -> None:
 
     with contextlib.suppress(AttributeError):  # Windows has no alarm
         signal.alarm(LEAVE)
-    begin(root, tell, format="markdown", most=PAGE, wait=PEERS)
+    wait = min(PEERS, max(0.0, until - time.monotonic() - WRITING))
+    begin(root, tell, format="markdown", most=PAGE, wait=wait)
 
 
 def framed(page: str) -> str:
@@ -293,6 +299,6 @@ def _run(*words: str) -> bool:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["page"]:
-        page(Path(sys.argv[2]))
+        page(Path(sys.argv[2]), float(sys.argv[3]))
         sys.exit(0)
     sys.exit(main())

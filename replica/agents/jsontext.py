@@ -99,9 +99,8 @@ def _depth_first(path: Path) -> tuple:
 def _without(data: Any, path: Path) -> Any:
     name, rest = path[0], path[1:]
     if isinstance(data, list):
-        return [
-            _without(one, rest) if rest else one for at, one in enumerate(data) if rest and at == name or at != name
-        ]
+        kept = [(number, one) for number, one in enumerate(data) if rest or number != name]
+        return [_without(one, rest) if number == name else one for number, one in kept]
     return {key: _without(one, rest) if key == name else one for key, one in data.items() if rest or key != name}
 
 
@@ -161,14 +160,14 @@ def _insert(text: str, node: Node, name: str | None, value: Any) -> str:
     if node.parts:
         last = node.parts[-1]
         lead = _lead(text, last.start)
-        laid_out = lead is not None and unit
+        laid_out = lead is not None and unit is not None
         part = _part(name, value, unit if laid_out else None, newline + lead if laid_out else "")
         glue = "," + newline + lead if laid_out else ", "
         return text[: last.node.end] + glue + part + text[last.node.end :]
     base = re.match(r"[ \t]*", text[text.rfind("\n", 0, node.start) + 1 :])[0]
     inside = newline + base + (unit or "")
     part = _part(name, value, unit, inside)
-    body = inside + part + newline + base if unit else part
+    body = part if unit is None else inside + part + newline + base
     return text[: node.start + 1] + body + text[node.end - 1 :]
 
 
@@ -180,7 +179,7 @@ def _part(name: str | None, value: Any, unit: str | None, newline: str) -> str:
 def _layout(text: str) -> tuple[str, str | None]:
     """How lines end, and by how much one level is indented; None where all is on one line."""
     newline = "\r\n" if "\r\n" in text else "\n"
-    if found := re.search(r"[{\[][ \t]*\r?\n([ \t]+)\S", text):
+    if found := re.search(r"[{\[][ \t]*\r?\n([ \t]*)[^\s}\]]", text):
         return newline, found[1]
     flat = re.search(r"[{\[]\s*[^\s}\]]", text)
     return newline, None if flat else "  "

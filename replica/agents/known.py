@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +106,7 @@ def python(module: str) -> list[str]:
     return [*base, "-c", run]
 
 
+@cache
 def _installed() -> bool:
     """Whether the interpreter finds this very package by itself."""
     ask = "import replica.agents; print(replica.agents.__file__)"

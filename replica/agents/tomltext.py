@@ -53,7 +53,7 @@ def take(text: str, path: tuple[str, str], file: str) -> str:
     wanted = [expected, bare] if not rest else [expected]
     lines = text.splitlines(keepends=True)
     headers = [at for at, line in enumerate(lines) if _HEADER.match(line)]
-    for begin in headers:
+    for begin in reversed(headers):  # the table itself comes before any larger part that has it
         for end in [*(at for at in headers if at > begin), len(lines)]:
             kept = end  # remarks before the next header are that header's
             while kept > begin + 1 and (not lines[kept - 1].strip() or lines[kept - 1].lstrip().startswith("#")):
