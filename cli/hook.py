@@ -32,7 +32,6 @@ PAGE = 9_300  # characters of the page; with the lines around it, below the 10,0
 ROOM = 9_500  # UTF-16 units of it all, which is what agents count
 INPUT_MOST = 1 << 20  # bytes
 LOG_MOST = 256 << 10  # bytes
-WAITING_MOST = 200  # ends of sessions that are remembered until they are done
 
 LOCK, LOG, WAITING = "hooks.lock", "hooks.log", "hooks"  # below .replica/
 
@@ -63,7 +62,8 @@ def _asked(words: list[str]) -> tuple[str, str, Path] | None:
     folder = named.get("--dir") or os.environ.get("REPLICA_DIR")
     root = Path(folder).absolute() if folder else _nearest(Path.cwd())
     agent = named.get("--agent", "")
-    return (event, agent, root) if event in EVENTS and agent and root is not None else None
+    known = event in EVENTS and agent.replace("-", "").isalnum()
+    return (event, agent, root) if known and root is not None else None
 
 
 def _nearest(start: Path) -> Path | None:
@@ -223,13 +223,13 @@ def _end(event: str, agent: str, root: Path) -> None:
     try:
         told = _input(INPUT)
         over = event == "session-end" and told.get("reason") not in GOES_ON
-        _remember(folder / WAITING, {"event": event, "agent": agent, "over": over, "time": time.time()})
+        _remember(folder / WAITING, agent, over)
         from replica.disk import alone
 
         # Whoever remembers, does so before asking for the lock; whoever works, looks again after giving it back. So
         # nothing is left lying that came in between.
         done = True
-        while done and any((folder / WAITING).glob("*.json")):
+        while done and _waiting(folder / WAITING):
             with alone(folder / LOCK) as ours:
                 done = ours and _work(root, folder / WAITING)
     except Exception as error:
@@ -247,20 +247,30 @@ def _to_log(log: Path) -> None:
     os.dup2(handle, 2)
 
 
-def _remember(folder: Path, what: dict) -> None:
+def _remember(folder: Path, agent: str, over: bool) -> None:
+    """Note that a session has ended; several of one agent, until they are taken up, are one."""
     folder.mkdir(exist_ok=True)
-    if sum(1 for _ in folder.iterdir()) < WAITING_MOST:
-        place = folder / f"{time.time_ns()}-{os.getpid()}.new"
-        place.write_text(json.dumps(what), "utf-8")
-        place.replace(place.with_suffix(".json"))
+    file = folder / f"{agent}.{'over' if over else 'goes-on'}.json"
+    if not file.exists():  # what waits there came earlier, and asks for more days
+        beside = file.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps({"agent": agent, "over": over, "time": time.time()}), "utf-8")
+        beside.replace(file)
+
+
+def _waiting(folder: Path) -> list[Path]:
+    """What waits, and what somebody took up who did not come to the end of it."""
+    return sorted([*folder.glob("*.json"), *folder.glob("*.taken")])
 
 
 def _work(root: Path, folder: Path) -> bool:
-    """Take in what the sessions of all that waits have left, then exchange with peers.
+    """Take in what the sessions of all that waits have left, then exchange with peers. Only for who holds the lock.
 
     Returns whether that was done; what failed waits for the next end of a session.
     """
-    files = sorted(folder.glob("*.json"))
+    for file in folder.glob("*.json"):  # from here on, whoever ends makes a new one
+        taken = file.with_suffix(".taken")
+        file.unlink() if taken.exists() else file.replace(taken)  # the older of two asks for more days
+    files = _waiting(folder)
     waiting = [_object(file.read_bytes()) for file in files]
     where, failed = ("--dir", os.fspath(root)), False
     for agent in sorted({str(one.get("agent", "")) for one in waiting} - {""}):
@@ -272,8 +282,11 @@ def _work(root: Path, folder: Path) -> bool:
     # A compaction, or `/clear`, is within a stretch of work: `save` would end it, and what others changed since it
     # began would not be told again at the start that follows.
     _run("save" if any(one.get("over") for one in waiting) else "sync", *where)
-    for file in () if failed else files:
-        file.unlink(missing_ok=True)
+    for file in files:
+        if failed:
+            file.replace(file.with_suffix(".json"))
+        else:
+            file.unlink(missing_ok=True)
     return not failed
 
 
