@@ -81,7 +81,7 @@ class Reader(Protocol):
 
     format: str
 
-    def read(self, log: LogFile, place: Place = Place()) -> Iterator[Event | Damage | "Progress"]:
+    def read(self, log: LogFile, place: Place = Place()) -> "Iterator[Event | Damage | Progress]":
         """What the log holds behind `place`; a `Progress` now and then, and always at the end."""
 
 
