@@ -1,0 +1,64 @@
+"""Learnings out of session logs: of one log file, or of a session that the local index holds."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from replica.clone import Clone
+from replica.errors import NotFound
+from replica.learn import cues
+from replica.learn.entry import Item
+from replica.learn.given import Secrets, Usual
+from replica.places import FOLDER
+from replica.sessions.base import Event, Kind
+
+INDEX = "sessions.db"
+LATEST = "latest"
+_WORDS = (Kind.PROMPT, Kind.REPLY, Kind.LEARNING, Kind.COMPACTION)
+
+
+def events_of(path: Path) -> Iterator[Event] | None:
+    """What a log holds, as a stream; None: the file is no log of an agent that we know."""
+    from replica.sessions import discover
+
+    log = discover.recognised(path)
+    return None if log is None else (one for one in discover.read(log) if isinstance(one, Event))
+
+
+def session(clone: Clone, id: str) -> list[Event]:
+    """The events of a session by its id, or of the latest in this clone's folder. Raises NotFound."""
+    from replica.sessions import discover
+    from replica.sessions.index import Index, Select
+
+    with Index.open(clone.root / FOLDER / INDEX) as index:
+        index.scan(discover.discover())
+        if id == LATEST:
+            for day in sorted(index.days(None, Select(root=clone.root)), reverse=True):
+                found = index.events(day.date, None, Select(root=clone.root))
+                if found:
+                    return index.session(max(found, key=lambda event: event.at).session)
+            raise NotFound("no session was in this clone's folder yet", hint="name a log file, or a session's id")
+        found = index.session(id)
+    if not found:
+        raise NotFound(f"no session {id!r} in the logs that are known here", hint="name its log file")
+    return found
+
+
+def learnings(events: Iterable[Event], usual: Usual, secrets: Secrets) -> list[Item]:
+    """What was said to be kept, in so many words; and what was decided, as far as it is plain."""
+    told = [event for event in events if event.kind in _WORDS and not event.aside]
+    return cues.learnings(chain(told, _decided(told)), usual, secrets)
+
+
+def _decided(events: list[Event]) -> Iterator[Event]:
+    """Decisions that are told by other words, as if they had been told by ours."""
+    from replica.sessions.topics import Session
+
+    by_session: dict[tuple[str, str], list[Event]] = {}
+    for event in events:
+        by_session.setdefault((event.agent, event.session), []).append(event)
+    for (agent, name), said in by_session.items():
+        for one in Session(said).decisions:
+            label = "Decision" if one.kind == "decision" else "Lesson"
+            key = f"decision {one.at}"
+            yield Event(Kind.LEARNING, agent, name, key, one.at, 0, f"{label}: {' '.join(one.what.split())}")
