@@ -720,3 +720,38 @@ def test_intake_tells_a_missing_file(replica):
     with Clone.open(replica.root) as clone, pytest.raises(UsageError):
         intake.from_place(clone, replica.root / "none", "all", Usual(), Secrets())
     assert Item  # the type of what it gives
+
+
+# --- real logs, where the readers are there
+
+
+def a_log(folder, *texts) -> str:
+    """A session of Claude Code, as its log tells it."""
+    lines = [
+        {
+            "type": "user", "uuid": f"u{at}", "parentUuid": f"u{at - 1}" if at else None, "sessionId": "3c1f7e52",
+            "cwd": str(folder), "timestamp": f"2026-04-12T09:{at:02}:00.000Z", "isSidechain": False,
+            "message": {"role": "user", "content": text},
+        }
+        for at, text in enumerate(texts)
+    ]  # fmt: skip
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_a_log_file_and_the_latest_session_are_learned_from(replica, tmp_path, monkeypatch):
+    pytest.importorskip("replica.sessions.topics")
+    pytest.importorskip("replica.sessions.index")
+    from replica.sessions import discover
+
+    monkeypatch.setattr(discover, "default_places", lambda agent: [tmp_path] if agent == "claude-code" else [])
+    log = tmp_path / "3c1f7e52.jsonl"
+    text = a_log(replica.root, "hello there", f"Lesson: retries need jitter {SECRET}", "Let's go with SQLite for the store.")
+    log.write_text(text + '{"broken\n')
+    result = learned(replica, str(log))
+    found = {(item["type"], item["action"]) for item in result["items"]}
+    assert ("lesson", "new") in found and ("decision", "new") in found
+    assert "retries need jitter" in replica.read("lessons-buffer.md") and SECRET not in replica.read("lessons-buffer.md")
+    again = learned(replica, "--session", "latest")
+    assert set(actions(again)) == {"known"} and len(again["items"]) == len(result["items"])
+    replica("learn", "--session", "nobody", code=1)
+    assert "no session 'nobody'" in replica.err

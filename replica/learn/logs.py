@@ -1,18 +1,18 @@
 """Learnings out of session logs: of one log file, or of a session that the local index holds."""
 
 from collections.abc import Iterable, Iterator
+from datetime import UTC
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from replica.clone import Clone
 from replica.errors import NotFound
 from replica.learn import cues
 from replica.learn.entry import Item
 from replica.learn.given import Secrets, Usual
-from replica.places import FOLDER
 from replica.sessions.base import Event, Kind
 
-INDEX = "sessions.db"
 LATEST = "latest"
 _WORDS = (Kind.PROMPT, Kind.REPLY, Kind.LEARNING, Kind.COMPACTION)
 
@@ -28,20 +28,26 @@ def events_of(path: Path) -> Iterator[Event] | None:
 def session(clone: Clone, id: str) -> list[Event]:
     """The events of a session by its id, or of the latest in this clone's folder. Raises NotFound."""
     from replica.sessions import discover
-    from replica.sessions.index import Index, Select
+    from replica.sessions.index import Index, file_of
 
-    with Index.open(clone.root / FOLDER / INDEX) as index:
+    with Index.open(file_of(clone.root)) as index:
         index.scan(discover.discover())
         if id == LATEST:
-            for day in sorted(index.days(None, Select(root=clone.root)), reverse=True):
-                found = index.events(day.date, None, Select(root=clone.root))
-                if found:
-                    return index.session(max(found, key=lambda event: event.at).session)
-            raise NotFound("no session was in this clone's folder yet", hint="name a log file, or a session's id")
+            id = _latest(index, clone.root)
         found = index.session(id)
     if not found:
         raise NotFound(f"no session {id!r} in the logs that are known here", hint="name its log file")
     return found
+
+
+def _latest(index: Any, root: Path) -> str:
+    from replica.sessions.index import Select, project_of
+
+    select = Select(root=project_of(root))
+    days = index.days(UTC, select)
+    if not days:
+        raise NotFound("no session was in this clone's folder yet", hint="name a log file, or a session's id")
+    return max(index.events(max(days).date, UTC, select), key=lambda event: (event.at, event.order)).session
 
 
 def learnings(events: Iterable[Event], usual: Usual, secrets: Secrets) -> list[Item]:
