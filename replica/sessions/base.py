@@ -57,7 +57,7 @@ class Damage(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How far a log was read: what to go on from. `head`: of its first bytes, so that another file is noticed."""
+    """How far a log was read: what to go on from. `head`: a hash of what was read, so that another file is noticed."""
 
     offset: int = 0
     line: int = 0
@@ -67,22 +67,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """One log of one format. `folder`: where the agent worked ("" where the log does not say)."""
+    """One log of one format. `size` and `modified` of a database include its write-ahead log."""
 
     path: Path
     agent: str
     format: str  # names the adapter: "openclaw-jsonl", "openclaw-sqlite", "claude-code", "codex", "gemini"
     size: int
     modified: int  # nanoseconds since 1970
-
-
-class Reader(Protocol):
-    """One adapter. Streams: never more than one record in memory, and never fails on a record."""
-
-    format: str
-
-    def read(self, log: LogFile, place: Place = Place()) -> "Iterator[Event | Damage | Progress]":
-        """What the log holds behind `place`; a `Progress` now and then, and always at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +84,23 @@ class Progress:
     folders: frozenset[str] = field(default_factory=frozenset)  # where the session worked, as far as it was said
 
 
+class Reader(Protocol):
+    """One adapter. Streams: never more than one record in memory, and never fails on a record.
+
+    What was read before is told again where the log has become another one, and where it shows what was said before in
+    another light (a branch was given up, turns were taken back). An event whose key was told already is that one: its
+    text stays, and its `aside` is what was told last.
+    """
+
+    format: str
+
+    def read(self, log: LogFile, place: Place = Place()) -> Iterator[Event | Damage | Progress]:
+        """What the log holds behind `place`; a `Progress` now and then, and always at the end."""
+
+
 # --- our own words in others' logs
 
-# What `replica` gives an agent at its start stands between these, so that it is never taken for something said.
+# What `replica` gives an agent at its start stands between these, so that it is never taken for what was said.
 BEGIN_MEMORY = "[memory from replica: begin]"
 END_MEMORY = "[memory from replica: end]"
 _OURS = re.compile(re.escape(BEGIN_MEMORY) + r".*?(?:" + re.escape(END_MEMORY) + r"|\Z)", re.DOTALL)
