@@ -537,6 +537,15 @@ def test_a_session_log_is_read_by_its_reader(replica, monkeypatch, tmp_path):
     assert actions(learned(replica, str(log))) == ["known"]
 
 
+def test_what_was_given_up_later_in_the_log_is_not_learned(monkeypatch):
+    from replica.learn import logs
+
+    monkeypatch.setattr(logs, "_decided", lambda events: iter(()))
+    events = [said("Lesson: retries need jitter"), said("Lesson: retries need jitter", aside=True)]
+    assert logs.learnings(events, Usual(), Secrets()) == []
+    assert len(logs.learnings(events[::-1], Usual(), Secrets())) == 1
+
+
 # --- secrets, our own memory, hostile words
 
 

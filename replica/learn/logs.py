@@ -1,6 +1,7 @@
 """Learnings out of session logs: of one log file, or of a session that the local index holds."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC
 from itertools import chain
 from pathlib import Path
@@ -52,8 +53,14 @@ def _latest(index: Any, root: Path) -> str:
 
 def learnings(events: Iterable[Event], usual: Usual, secrets: Secrets) -> list[Item]:
     """What was said to be kept, in so many words; and what was decided, as far as it is plain."""
-    told = [event for event in events if event.kind in _WORDS and not event.aside]
-    return cues.learnings(chain(told, _decided(told)), usual, secrets)
+    told: dict[tuple[str, str], Event] = {}
+    for event in events:
+        if event.kind in _WORDS:
+            # Told again it is the same event; whether it is on the main line, the last telling says.
+            known = told.get((event.agent, event.key), event)
+            told[event.agent, event.key] = known if known.aside == event.aside else replace(known, aside=event.aside)
+    said = [event for event in told.values() if not event.aside]
+    return cues.learnings(chain(said, _decided(said)), usual, secrets)
 
 
 def _decided(events: list[Event]) -> Iterator[Event]:
