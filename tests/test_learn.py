@@ -754,12 +754,16 @@ def test_a_log_file_and_the_latest_session_are_learned_from(replica, tmp_path, m
 
     monkeypatch.setattr(discover, "default_places", lambda agent: [tmp_path] if agent == "claude-code" else [])
     log = tmp_path / "3c1f7e52.jsonl"
-    text = a_log(replica.root, "hello there", f"Lesson: retries need jitter {SECRET}", "Let's go with SQLite for the store.")
+    text = a_log(
+        replica.root, "hello there", f"Lesson: retries need jitter {SECRET}", "Let's go with SQLite for the store."
+    )
     log.write_text(text + '{"broken\n')
     result = learned(replica, str(log))
     found = {(item["type"], item["action"]) for item in result["items"]}
     assert ("lesson", "new") in found and ("decision", "new") in found
-    assert "retries need jitter" in replica.read("lessons-buffer.md") and SECRET not in replica.read("lessons-buffer.md")
+    assert "retries need jitter" in replica.read("lessons-buffer.md") and SECRET not in replica.read(
+        "lessons-buffer.md"
+    )
     again = learned(replica, "--session", "latest")
     assert set(actions(again)) == {"known"} and len(again["items"]) == len(result["items"])
     replica("learn", "--session", "nobody", code=1)

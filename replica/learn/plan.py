@@ -30,7 +30,7 @@ from replica.writing import Wanted, free_occurrence
 STATE = "learned.json"
 ALIKE = 0.5  # share of common letters from which an item's new words are those of its entry, edited
 LOOKED_AT = 1_000  # characters that are compared for that
-MOST_COMPARED = 200  # items without names of their own, on either side
+MOST_COMPARED = 100  # items without names of their own, on either side: up to 10,000 comparisons
 
 # The documents for each type, in the order in which one that is there is taken; the first is made where none is.
 PLACES = {
@@ -280,9 +280,12 @@ class _Planning:
         for source, found in self.memory.by_source.items():
             if source.label in self.plan.labels and source not in present and _is_loose(source.item):
                 loose.setdefault((source.label, source.item.rpartition("/")[0]), []).extend(found)
-        for at, item in enumerate(self.items):
-            if item.named or item.source is None or item.source in self.memory.by_source:
-                continue
+        changed = [
+            (at, item) for at, item in enumerate(self.items)
+            if not item.named and item.source is not None and item.source not in self.memory.by_source
+            and not self.state.has(item.source, item.hash)
+        ]  # fmt: skip
+        for at, item in changed[: MOST_COMPARED if loose else 0]:
             key = (item.source.label, item.source.item.rpartition("/")[0])
             rivals = loose.get(key, [])[:MOST_COMPARED]
             best = max(rivals, key=lambda one: _alike(one.read.words, item.learning.text), default=None)
@@ -310,7 +313,7 @@ def _is_loose(item: str) -> bool:
 def _alike(one: str, other: str) -> float:
     one, other = sense(one)[:LOOKED_AT], sense(other)[:LOOKED_AT]
     matcher = SequenceMatcher(None, one, other, autojunk=False)
-    return matcher.ratio() if matcher.quick_ratio() >= ALIKE else 0.0
+    return matcher.ratio() if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= ALIKE else 0.0
 
 
 # --- writing it
