@@ -31,6 +31,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "The working day": {"cli.workday": ("start", "save"), "cli.harvest": ("harvest", "migrate")},
     "Session logs and agents": {
         "cli.sessions": ("compare", "backfill"),
+        "cli.learn": ("learn",),
         "cli.agents": ("connect", "disconnect"),
         "cli.mcp": ("mcp",),
     },

@@ -396,8 +396,7 @@ _CHECKING = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _LOOKING = frozenset(
-    "ls cat grep egrep rg ag find fd head tail wc pwd cd echo printf which type file stat env printenv date ps df du tree less more sed awk sort uniq cut tr jq column diff cmp "
-    "whoami id hostname uname history man true false test sleep export source set realpath basename dirname nl od xxd strings lsof top".split()
+    ["ls", "cat", "grep", "egrep", "rg", "ag", "find", "fd", "head", "tail", "wc", "pwd", "cd", "echo", "printf", "which", "type", "file", "stat", "env", "printenv", "date", "ps", "df", "du", "tree", "less", "more", "sed", "awk", "sort", "uniq", "cut", "tr", "jq", "column", "diff", "cmp", "whoami", "id", "hostname", "uname", "history", "man", "true", "false", "test", "sleep", "export", "source", "set", "realpath", "basename", "dirname", "nl", "od", "xxd", "strings", "lsof", "top"]
 )
 _GIT_LOOKING = re.compile(
     r"^git (?:\S+ )*?(?:status|diff|log|show|branch|remote|blame|ls-files|rev-parse|describe|grep|config)\b"
