@@ -23,6 +23,7 @@ BENCHES = (
     "export_qdrant",
     "recall",
     "workday",
+    "mcp",
     "sessions",
 )
 

@@ -78,10 +78,14 @@ class LogFile:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the reading is. Whoever has stored all events before it may store `place`, and go on there."""
+    """How far the reading is. Whoever has stored all events before it may store `place`, and go on there.
+
+    `folders`: where the sessions of the events since the last Progress worked, as far as it was said. A log of several
+    sessions has a Progress between them.
+    """
 
     place: Place
-    folders: frozenset[str] = field(default_factory=frozenset)  # where the session worked, as far as it was said
+    folders: frozenset[str] = field(default_factory=frozenset)
 
 
 class Reader(Protocol):

@@ -57,11 +57,12 @@ class _Reading:
         self._store, self._log, self._file, self._place = store, log, str(log.path), place
         self._columns = {table: _columns(store, table) for table in (_ROWS, "session_windows", "session_nodes")}
         self._state = {"flush": [], "archives": {}}
-        self._from = 0
+        self._from, self._started = 0, Place()
         if place.offset and self._mark(place.offset) == place.head:
             try:
                 known = json.loads(place.state)
-                self._state, self._from = {name: known[name] for name in self._state}, place.offset
+                self._state = {name: known[name] for name in self._state}
+                self._from, self._started = place.offset, place
             except (ValueError, TypeError, KeyError):  # a state that another version wrote
                 pass
         self._folders: set[str] = set()
@@ -81,11 +82,17 @@ class _Reading:
             except FAULTS as error:
                 whole = False
                 yield Damage(self._file, 0, f"session {fields.text(session)} cannot be read on: {error}")
+            yield self._told()
         for table in _ARCHIVES:
             yield from self._archived(table)
         place = Place(last, 0, self._mark(last), json.dumps(self._state).encode())
         # What a page of the store kept from us may be there when it is mended: the next run tries again.
         yield Progress(place if whole else self._place, frozenset(self._folders))
+
+    def _told(self) -> Progress:
+        """Between two sessions: the folders are those of the one. Their rows lie mixed, so the place is the old one."""
+        folders, self._folders = frozenset(self._folders), set()
+        return Progress(self._started, folders)
 
     def _mark(self, rowid: int) -> bytes:
         row = self._store.execute(
@@ -179,7 +186,7 @@ class _Reading:
 
     # --- what was archived
 
-    def _archived(self, table: str) -> Iterator[Event | Damage]:
+    def _archived(self, table: str) -> Iterator[Event | Damage | Progress]:
         """Sessions that the store keeps packed, beside their rows."""
         columns = _columns(self._store, table)
         if not {"session_id", "archive_blob"} <= columns:
@@ -197,6 +204,7 @@ class _Reading:
                 yield Damage(self._file, rowid, f"{table}: {error}")
                 continue
             yield from self._lines(table, rowid, session, data)
+            yield self._told()
             self._state["archives"][table] = rowid
 
     def _lines(self, table: str, rowid: int, session: Any, data: bytes) -> Iterator[Event | Damage]:

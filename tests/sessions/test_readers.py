@@ -27,7 +27,7 @@ def told(log: LogFile, place: Place = Place()) -> tuple[dict[str, Event], list[D
             case Damage():
                 damage.append(one)
             case Progress():
-                progress = one
+                progress = Progress(one.place, one.folders | (progress.folders if progress else frozenset()))
     assert progress is not None
     return events, damage, progress
 
