@@ -24,6 +24,7 @@ BENCHES = (
     "recall",
     "workday",
     "mcp",
+    "sessions",
 )
 
 

@@ -138,8 +138,8 @@ def _version(version: Version, name: str | None) -> dict[str, Any]:
     return {"version": version.version, "text": version.text, "by": name, "time": time}
 
 
-def settle(clone: Clone, id: str, keep: str) -> str:
-    """Keep a version of a conflict, as `replica resolve --keep` does; the path of the document.
+def settle(clone: Clone, id: str, keep: str | None = None, *, text: str | None = None) -> str:
+    """Keep a version of a conflict, or put a text in its place, as `replica resolve` does; the path of the document.
 
     Raises NotFound (it is settled, or has got another version meanwhile), and as decisions.resolve.
     """
@@ -147,9 +147,9 @@ def settle(clone: Clone, id: str, keep: str) -> str:
 
     one = decide.find(clone, id)
     if one is not None:
-        decide.resolve(clone, one, keep=keep, text=None)
+        decide.resolve(clone, one, keep=keep, text=text)
         return one.conflict.path
-    return decisions.resolve(clone, id, keep=keep).conflict.path
+    return decisions.resolve(clone, id, keep=keep, text=text).conflict.path
 
 
 def release(clone: Clone, path: str, what: str, *, accept: bool) -> None:

@@ -212,7 +212,9 @@ def _lead(entries: list[Entry]) -> str:
         return ""
     if entries[-1].role != ENTRY:
         return "\n"
-    return entries[-1].lead if len(entries) > 1 and entries[-2].role == ENTRY else ""
+    is_spaced = len(entries) > 1 and entries[-2].role == ENTRY
+    # A log's title is one of its entries: what parts the first line from it is no example.
+    return entries[-1].lead if is_spaced and not entries[-2].text.startswith("#") else ""
 
 
 def _check_size(clone: Clone, document: Document, size: int, more: str) -> None:
