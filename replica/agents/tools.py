@@ -463,10 +463,8 @@ def as_it_was(old: str, new: str) -> str:
 
 def redacted_text(text: str) -> tuple[str, int]:
     """A text without its secrets, and how many those were: what is replicated cannot be called back."""
-    try:
-        from replica.sessions.secrets import redact
-    except ImportError:
-        return text, 0
+    from replica.sessions.secrets import redact
+
     text, kinds = redact(text)
     return text, sum(kinds.values())
 
