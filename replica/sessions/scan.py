@@ -26,7 +26,7 @@ MOST_FAILURE, FAILURE_LINES = 1_000, 8
 MOST_FILES, MOST_PATH = 50, 500
 MOST_NAME = 200
 LATEST = 253_402_300_800_000  # the year 10,000, which no calendar of Python's has
-MOST_DAMAGES = 200  # of one log; more are counted in one line
+MOST_DAMAGES = 200  # of one log, the first ones
 BATCH, BATCH_TEXT = 4_000, 4_000_000  # events, characters of them: so much waits for one transaction
 
 _LONG = {Kind.PROMPT, Kind.REPLY, Kind.COMPACTION, Kind.LEARNING}
@@ -122,9 +122,10 @@ class _Log:
     damages: list[Damage] = field(default_factory=list)
     again: bool = False  # lines were told that were read before: it is read from its beginning
     done: bool = False
+    begun: bool = False  # part of this reading is stored
 
     def stored(self) -> None:
-        self.start, self.damages, self.told, self.again = self.place, [], set(), False
+        self.start, self.damages, self.told, self.again, self.begun = self.place, [], set(), False, True
 
 
 class _Batch:
@@ -211,8 +212,9 @@ def _put_log(db: sqlite3.Connection, log: _Log) -> None:
         ),
     ).fetchone()  # fmt: skip
     # Damage behind what was passed over is found again when it is still there.
-    border = 0 if log.again else _border(log.start)
-    db.execute("DELETE FROM damages WHERE log=? AND (line>? OR line=0)", (n, border))
+    if not log.begun:
+        border = 0 if log.again else _border(log.start)
+        db.execute("DELETE FROM damages WHERE log=? AND (line>? OR line=0)", (n, border))
     room = MOST_DAMAGES - db.execute("SELECT count(*) FROM damages WHERE log=?", (n,)).fetchone()[0]
     db.executemany(
         "INSERT OR IGNORE INTO damages VALUES(?,?,?)",
