@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -249,21 +249,29 @@ def scan(
         place = Place(*row[4:]) if same else Place()
         passed, restarted = min(place.offset, log.size), False
         one = _Log(log, place, place, set(json.loads(row[3])) if same else set())
-        for item in readers[log.format].read(log, place):
+        for item in _reading(readers[log.format], log, place):
             _take(item, one, batch)
             restarted = restarted or one.again
             if batch.full:
                 batch.store()
             if tell and isinstance(item, Progress):
                 tell(done + min(one.place.offset, log.size), total)
-        one.done = not any(damage.line == 0 for damage in one.damages)
+        one.done = not any(damage.line == 0 for damage in one.damages)  # else it is tried again, for it may come right
         batch.reached(one, frozenset())
-        read += log.size if restarted or passed == log.size else log.size - passed
+        if one.done or one.place != place:
+            read += log.size if restarted or passed == log.size else log.size - passed
         done += log.size
         if tell:
             tell(done, total)
     batch.store()
     return Scanned(read, batch.new, _damaged(index, paths), batch.redacted)
+
+
+def _reading(reader: Reader, log: LogFile, place: Place) -> Iterator[Event | Damage | Progress]:
+    try:
+        yield from reader.read(log, place)
+    except OSError as error:
+        yield Damage(str(log.path), 0, error.strerror or str(error))
 
 
 def _take(item: Event | Damage | Progress, log: _Log, batch: _Batch) -> None:
