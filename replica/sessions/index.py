@@ -178,6 +178,13 @@ class Index:
                     counts.update(json.loads(found))
         return counts
 
+    def folders(self) -> dict[str, tuple[str, ...]]:
+        """Where each session worked, as its logs say it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for session, folder in self.rows("SELECT session, folder FROM folders ORDER BY 1, 2"):
+            found[session].append(folder)
+        return {session: tuple(folders) for session, folders in found.items()}
+
     def left_out(self, select: Select) -> int:
         """How many sessions that have messages are not taken because they worked in other folders than `root`."""
         with self._chosen(Select(select.agents, None, select.under)) as join:
