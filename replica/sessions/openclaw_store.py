@@ -61,8 +61,8 @@ class _Reading:
         if place.offset and self._mark(place.offset) == place.head:
             try:
                 known = json.loads(place.state)
-                self._state, self._from = {name: known[name] for name in self._state}, place.offset
-                self._started = place
+                self._state = {name: known[name] for name in self._state}
+                self._from, self._started = place.offset, place
             except (ValueError, TypeError, KeyError):  # a state that another version wrote
                 pass
         self._folders: set[str] = set()
