@@ -79,7 +79,8 @@ def clean(text: str, most: int, counts: Counter, lines: int = 0) -> str:
     looked_at = text[: 4 * most + 20_000]
     beyond = len(text) - len(looked_at)
     made, found = redact(storable(looked_at))
-    counts.update(found)
+    if found:
+        counts.update(found)
     if beyond:
         # Where very much was a secret, the end of what was looked at may be half of one.
         beyond += len(made) - len(made := made[: max(0, len(made) - 4_000)])
@@ -101,9 +102,11 @@ def cut(text: str, most: int, beyond: int = 0) -> str:
 
 def storable(text: str) -> str:
     """Without halves of surrogate pairs, which no file can hold."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "replace").decode() if any("\ud800" <= char <= "\udfff" for char in text) else text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 # --- reading
