@@ -2,8 +2,6 @@
 # ruff: noqa: F811
 
 import json
-import sys
-from types import ModuleType
 
 import pytest
 from hypothesis import given as for_all
@@ -14,34 +12,21 @@ from replica.blocks import parse
 from replica.cloud import items
 from replica.cloud.items import bare
 from replica.errors import UsageError
-from replica.learn import cues, given, intake, markdown, sources
+from replica.learn import cues, given, markdown, sources
 from replica.learn import plan as planning
-from replica.learn.entry import Item, Learning, Source, read, words_of, written
+from replica.learn.entry import Learning, Source, read, words_of, written
 from replica.learn.given import Secrets, Usual
 from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Event, Kind
 from replica.writing import add
 from tests.helpers import Network
-from tests.sessions import redacting
-from tests.sessions.redacting import SECRET
 from tests.test_cli_memory import Terminal, fresh, replica  # noqa: F401 - fixtures
 
+SECRET = "ghp_A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"  # no key of anything
 LESSON = {"type": "lesson", "text": "Retries need jitter", "tags": ["network"]}
 INSIGHTS = [
     {"id": "ctr", "insight": "Short subject lines win", "metric": "ctr", "change": "+12 %", "tags": ["Mail"]},
     {"id": "day", "title": "Tuesdays work", "description": "Three of four tests.", "confidence": 0.8},
 ]
-
-
-@pytest.fixture(autouse=True)
-def stand_ins(monkeypatch):
-    """What other parts bring, where they are not there."""
-    redacting.install(monkeypatch)
-    try:
-        import replica.sessions.discover  # noqa: F401
-    except ImportError:
-        none = ModuleType("replica.sessions.discover")
-        none.recognised = lambda path: None
-        monkeypatch.setitem(sys.modules, "replica.sessions.discover", none)
 
 
 def learned(replica, *arguments, **more):
@@ -723,15 +708,7 @@ def test_an_entry_of_level_0_stays_so_when_its_source_changes():
         assert [entry.private for entry in entries(clone)] == [True]
 
 
-def test_intake_tells_a_missing_file(replica):
-    from replica.clone import Clone
-
-    with Clone.open(replica.root) as clone, pytest.raises(UsageError):
-        intake.from_place(clone, replica.root / "none", "all", Usual(), Secrets())
-    assert Item  # the type of what it gives
-
-
-# --- real logs, where the readers are there
+# --- a log, from its file and from the index
 
 
 def a_log(folder, *texts) -> str:
@@ -748,8 +725,6 @@ def a_log(folder, *texts) -> str:
 
 
 def test_a_log_file_and_the_latest_session_are_learned_from(replica, tmp_path, monkeypatch):
-    pytest.importorskip("replica.sessions.topics")
-    pytest.importorskip("replica.sessions.index")
     from replica.sessions import discover
 
     monkeypatch.setattr(discover, "default_places", lambda agent: [tmp_path] if agent == "claude-code" else [])

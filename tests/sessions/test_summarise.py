@@ -1,5 +1,7 @@
 """Summaries by a language model, against a server on this machine that speaks both APIs."""
+# ruff: noqa: F811
 
+import json
 import socket
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -12,9 +14,9 @@ from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Event, Kind
 from replica.sessions.llm import ModelFailed
 from replica.sessions.summarise import Options, clean
 from tests.cloud.fakes.server import Fake, Fault, Reply
-from tests.sessions import redacting
-from tests.sessions.redacting import SECRET
+from tests.test_cli_memory import fresh, replica  # noqa: F401 - fixtures
 
+SECRET = "ghp_A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"  # no key of anything
 ANSWER = "SUMMARY\nMira fixed the tide tables.\n\nTOPICS\n- tide tables\n\nINSIGHTS\n- Round half up: the almanac does."
 CLEANED = (
     "Mira fixed the tide tables.\n\n**Topics**\n\n- tide tables\n\n**Insights**\n\n- Round half up: the almanac does."
@@ -56,7 +58,6 @@ class Service(Fake):
 @pytest.fixture(autouse=True)
 def only_here(monkeypatch):
     """No connection leaves this machine: one that is tried elsewhere fails the test."""
-    redacting.install(monkeypatch)
     for name in (
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_AUTH_TOKEN",
@@ -392,3 +393,59 @@ def test_an_answer_is_bounded():
     cleaned = clean(answer)
     assert len(cleaned) < summarise.MOST_SUMMARY + summarise.MOST_ITEMS * (summarise.MOST_ITEM + 4) + 100
     assert cleaned.count("\n- ") == summarise.MOST_ITEMS and "A sentence. …" in cleaned
+
+
+# --- the command
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """A folder with one session of Claude Code."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    texts = ["please fix the tides", f"the token is {SECRET}", "thank you, that is all for today"]
+    lines = [
+        {
+            "type": "user", "uuid": f"u{at}", "parentUuid": f"u{at - 1}" if at else None, "sessionId": "3c1f7e52",
+            "cwd": "/work", "timestamp": f"2026-04-12T09:{at:02}:00.000Z", "isSidechain": False,
+            "message": {"role": "user", "content": text},
+        }
+        for at, text in enumerate(texts)
+    ]  # fmt: skip
+    (folder / "3c1f7e52.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def backfill(replica, logs, *more, **rest):
+    return replica(
+        "backfill", "2026-04-12", "--sessions-dir", str(logs), "--timezone", "UTC", "--summarize", *more, **rest
+    )  # fmt: skip
+
+
+def test_a_day_is_written_with_its_summary_and_asked_for_once(replica, logs, service, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", service.url)
+    monkeypatch.setenv("OPENAI_API_KEY", service.key)
+    backfill(replica, logs, "--model", "openai:test-1")
+    text = replica.read("memory/2026-04-12.md")
+    assert "Mira fixed the tide tables." in text and "- Round half up: the almanac does." in text
+    assert "please fix the tides" in service.said() and SECRET not in service.said() + text
+    backfill(replica, logs, "--model", "openai:test-1")
+    assert len(service.requests) == 1 and replica.read("memory/2026-04-12.md") == text
+
+
+def test_without_a_key_nothing_is_written_and_the_variable_is_named(replica, logs):
+    backfill(replica, logs, code=1)
+    assert "ANTHROPIC_API_KEY or OPENAI_API_KEY" in replica.err
+    assert not (replica.root / "memory" / "2026-04-12.md").exists()
+
+
+def test_a_service_that_fails_leaves_the_day_as_it_was(replica, logs, service, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", service.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    backfill(replica, logs, "--model", "openai:test-1", code=1)
+    assert "401" in replica.err and "check OPENAI_API_KEY" in replica.err
+    assert not (replica.root / "memory" / "2026-04-12.md").exists()
+
+
+def test_the_help_says_that_the_day_leaves_this_machine(fresh):
+    assert "sends the day" in " ".join(fresh("backfill", "--help").split())
