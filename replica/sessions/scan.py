@@ -25,6 +25,7 @@ MOST_TITLE = 300
 MOST_FAILURE, FAILURE_LINES = 1_000, 8
 MOST_FILES, MOST_PATH = 50, 500
 MOST_NAME = 200
+MOST_WORD = 4_000  # characters
 LATEST = 253_402_300_800_000  # the year 10,000, which no calendar of Python's has
 MOST_DAMAGES = 200  # of one log, the first ones
 BATCH, BATCH_TEXT = 4_000, 4_000_000  # events, characters of them: so much waits for one transaction
@@ -82,8 +83,9 @@ def clean(text: str, most: int, counts: Counter, lines: int = 0) -> str:
     if found:
         counts.update(found)
     if beyond:
-        # Where very much was a secret, the end of what was looked at may be half of one.
-        beyond += len(made) - len(made := made[: max(0, len(made) - 4_000)])
+        # What was looked at may end in half a secret, and be short now: its last word goes.
+        end = max(made.rfind(" "), made.rfind("\n"), len(made) - MOST_WORD, 0)
+        beyond, made = beyond + len(made) - end, made[:end]
     if lines and (short := "\n".join(made.strip().split("\n", lines)[:lines])) != made.strip():
         beyond, made = beyond + len(made) - len(short), short
     return cut(made, most, beyond)

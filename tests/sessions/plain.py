@@ -74,4 +74,5 @@ def scan(index: Index, folder: Path, reader: Plain | None = None, tell=None) -> 
 if __name__ == "__main__":
     scanning.BATCH = int(sys.argv[3]) if len(sys.argv) > 3 else scanning.BATCH
     with Index.open(Path(sys.argv[1])) as opened:
+        print("begun", flush=True)
         print(scan(opened, Path(sys.argv[2])).new)

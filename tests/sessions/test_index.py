@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from replica.errors import StoreError, UnknownSchema
 from replica.sessions import scan as scanning
-from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Damage, Event, Kind
+from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Damage, Event, Kind, Progress
 from replica.sessions.discover import discover
 from replica.sessions.index import Index, Select, file_of, project_of
 from tests.sessions.plain import Plain, line, scan
@@ -115,10 +115,11 @@ def test_no_half_of_a_secret_stays_where_a_text_is_cut(place):
     assert "more characters]" in row[6]
 
 
-def test_where_nearly_all_is_secret_the_end_of_what_is_looked_at_is_none():
-    text = (SECRET + " ") * 6_000
+def test_where_nearly_all_is_secret_no_half_of_one_stays_at_the_end_of_what_is_looked_at():
+    text = ("sk-ant-" + "ab4" * 1_007 + "c ") * 100  # 3,030 characters each; 100,000 are looked at
     row = scanning.kept(Event(Kind.PROMPT, "plain", "s", "k", 0, 0, text))
-    assert "sk-ant" not in row[6] and "EXAMPLE" not in row[6]
+    assert "sk-ant" not in row[6] and "[REDACTED-ANTHROPIC-KEY] [RE" in row[6]
+    assert "more characters]" in row[6]
 
 
 def test_a_secret_is_in_no_byte_of_the_index_and_is_counted_on_its_day(index, logs, tmp_path):
@@ -232,6 +233,24 @@ def test_a_log_that_cannot_be_read_is_told_and_tried_again(index, logs):
     assert scan(index, logs) == scanning.Scanned(len(line(text="x")), 1, [], Counter())
 
 
+def test_damage_that_is_stored_in_pieces_is_all_there(index, logs, monkeypatch):
+    class Mixed(Plain):
+        """Whose sessions lie mixed: until all are read the place is the old one, as in a store."""
+
+        def read(self, log, place):
+            told = list(super().read(log, place))
+            for one in told[:-1]:
+                yield one
+                yield Progress(place)
+            yield told[-1]
+
+    monkeypatch.setattr(scanning, "BATCH", 1)
+    (logs / "a.log").write_text("".join("broken\n" + line(key=str(n), text="x") for n in range(4)))
+    first = scan(index, logs, Mixed())
+    assert (first.new, [one.line for one in first.damaged]) == (4, [1, 3, 5, 7])
+    assert scan(index, logs, Mixed()) == (0, 0, first.damaged, Counter())
+
+
 def test_who_gave_up_a_branch_is_heard_and_a_fork_that_keeps_it_prevails(index, logs):
     (logs / "b.log").write_text(line(session="b", key="1", text="one"))
     scan(index, logs)
@@ -275,7 +294,7 @@ def once(sets: list[list[str]], order: list[int], pieces: int, folder: Path) -> 
         return everything(index)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, st.integers(1, 5), st.randoms(use_true_random=False))
 def test_each_event_is_there_once_in_any_order_of_logs_and_any_pieces(tmp_path_factory, sets, pieces, chance):
     # Of one session no two logs tell differently; of two sessions they may.
@@ -295,7 +314,7 @@ def test_each_event_is_there_once_in_any_order_of_logs_and_any_pieces(tmp_path_f
     assert [(event.key, event.text) for event in sorted(other, key=lambda event: event.key)] == plain
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), keys, st.booleans()), max_size=20, unique_by=lambda one: one[:2]),
     st.randoms(use_true_random=False),
@@ -339,7 +358,7 @@ def test_days_of_23_and_25_hours(index, logs):
     assert sum(len(index.events(one.date, berlin)) for one in index.days(berlin)) == 48
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(0, 4_000_000_000_000), min_size=1, max_size=20),
     st.sampled_from(["UTC", "America/St_Johns", "Asia/Kathmandu", "Africa/Cairo", "Pacific/Apia", "America/Santiago"]),
@@ -478,7 +497,7 @@ def content(index: Index) -> tuple:
 def test_two_processes_that_scan_at_once_double_nothing(tmp_path, logs):
     count = many(logs, 6, 300)
     processes = [scanning_process(tmp_path / "sessions.db", logs) for _ in range(3)]
-    new = [int(process.communicate(timeout=120)[0]) for process in processes]
+    new = [int(process.communicate(timeout=120)[0].split()[1]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sum(new) == count
     with Index.open(tmp_path / "sessions.db") as index, Index.open(tmp_path / "alone.db") as alone:
@@ -488,21 +507,20 @@ def test_two_processes_that_scan_at_once_double_nothing(tmp_path, logs):
 
 
 def test_who_is_killed_anywhere_leaves_it_whole_and_the_next_goes_on(tmp_path, logs):
-    count, chance, path = many(logs, 6, 400), random.Random(6), tmp_path / "sessions.db"
-    seen = 0
-    for _ in range(12):
-        process = scanning_process(path, logs, 20)
-        deadline = time.monotonic() + 0.08 + chance.random() * 0.25
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+    count, chance, path = many(logs, 5, 1_000), random.Random(6), tmp_path / "sessions.db"
+    seen = [0]
+    for _ in range(10):
+        process = scanning_process(path, logs, 10)
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(chance.random() * 0.12)
+        os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
         with Index.open(path) as index:
             assert index.rows("PRAGMA integrity_check") == [("ok",)]
             ((there,),) = index.rows("SELECT count(*) FROM events")
-            assert seen <= there <= count
-            seen = there
+            assert seen[-1] <= there <= count
+            seen.append(there)
+    assert any(0 < there < count for there in seen), "none was killed on the way"
     with Index.open(path) as index, Index.open(tmp_path / "alone.db") as alone:
         scan(index, logs)
         scan(alone, logs)
