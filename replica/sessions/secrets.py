@@ -205,7 +205,8 @@ def _places(text: str) -> Iterator[int]:
 
 def _same_throughout(token: str) -> bool:
     """`sk-ant-xxxxxxxxxxxxxxxxxxxx`: somebody has crossed it out already, or shows what one looks like."""
-    return len(set(token[-16:])) == 1 and token[-1] in "xX*._-"
+    beginning = token.rstrip(token[-1])
+    return token[-1] in "xX*._-" and len(beginning) <= 16 <= len(token) - len(beginning)
 
 
 # --- tokens by detect-secrets
@@ -225,14 +226,14 @@ class _Detector(NamedTuple):
     group: int = 0
 
 
-# Left out are those that tell by randomness (Base64HighEntropyString, HexHighEntropyString), by a word nearby
-# (KeywordDetector, and IbmCloudIamDetector, where it is any key), at any address (IPPublicDetector), and those of whose
-# finds ours take more: the whole block (PrivateKeyDetector), and no placeholder (BasicAuthDetector).
+# Not among them: what tells by randomness (Base64HighEntropyString, HexHighEntropyString), by a word nearby
+# (KeywordDetector, and IbmCloudIamDetector, for which that is any `key`) or is no secret (IPPublicDetector), and where
+# ours take more: the whole block (PrivateKeyDetector), the signature too (JwtTokenDetector), no placeholder
+# (BasicAuthDetector).
 _DASHED = (
     _Detector("discord", "DiscordBotTokenDetector", "DISCORD-TOKEN", form=r"\.[\w-]{6}\.[\w-]{27}"),
     _Detector("github_token", "GitHubTokenDetector", "GITHUB-TOKEN", form="gh[pousr]_"),
     _Detector("gitlab_token", "GitLabTokenDetector", "GITLAB-TOKEN", form="gl[a-z]{2,5}-"),
-    _Detector("jwt", "JwtTokenDetector", "JWT", form="eyJ"),
     _Detector("openai", "OpenAIDetector", "OPENAI-KEY", form="T3BlbkFJ"),
     _Detector("pypi_token", "PypiTokenDetector", "PYPI-TOKEN", form="pypi-A"),
     _Detector("sendgrid", "SendGridDetector", "SENDGRID-KEY", form=r"SG\."),
@@ -264,20 +265,20 @@ def _expressions(detector: _Detector) -> tuple[re.Pattern, ...]:
     return tuple(getattr(module, detector.plugin).denylist)
 
 
-def _open(detectors: tuple[_Detector, ...], text: str, low: str) -> Iterator[_Detector]:
-    """Those that may find something. One after the other is quicker than all in one expression: each has a beginning
-    that is searched for as a whole."""
-    for one in detectors:
-        if any(name in low for name in one.names) or (one.form and re.search(one.form, text)):
-            yield one
-
-
 def _by_detectors(detectors: tuple[_Detector, ...]) -> Rule:
+    # One after the other is quicker than all in one expression: each has a beginning that is searched for as a whole.
+    names = [(name, one) for one in detectors for name in one.names]
+    forms = [(re.compile(one.form).search, one) for one in detectors if one.form]
+
+    def opened(text: str, low: str) -> list[_Detector]:
+        found = [one for name, one in names if name in low]
+        return found + [one for search, one in forms if search(text)]
+
     def find(text: str) -> list[Found]:
-        found = [hit for one in _open(detectors, text, text.lower()) for hit in _found_by(one, text)]
+        found = [hit for one in dict.fromkeys(opened(text, text.lower())) for hit in _found_by(one, text)]
         return sorted(found, key=lambda hit: (hit.start, -hit.end))
 
-    return Rule(lambda text, low: any(_open(detectors, text, low)), find)
+    return Rule(opened, find)
 
 
 def _found_by(detector: _Detector, text: str) -> Iterator[Found]:
@@ -291,7 +292,8 @@ def _found_by(detector: _Detector, text: str) -> Iterator[Found]:
                 start += 1  # some take along what stands around
             while start < end and text[end - 1] in " \t\r\n\"'":
                 end -= 1
-            if start and text[start - 1].isalnum() and text[start].isalnum():
+            inside = start and text[start - 1].isalnum() and text[start].isalnum()
+            if inside and not text.endswith("/bot", 0, start):  # as in the addresses of Telegram
                 continue  # in the middle of a word, of an image for example
             while end < len(text) and (text[end] in "_-" or (text[end].isascii() and text[end].isalnum())):
                 end += 1  # the expressions end where the shortest of the kind ends
