@@ -50,10 +50,14 @@ def export(
 
     Example: replica export --dry-run
     """
+    from replica.cloud.export import fitting_nothing
+
     options = _options(scope, force, type, tag, exclude, limit)
     with opened(folder) as clone:
         _take_in(clone)
         sinks = _chosen(clone, names)
+        for line in fitting_nothing(clone, options):
+            words(line)
         _export(clone, sinks, options, allow_unconverged, dry_run, json, "exported")
 
 

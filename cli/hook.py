@@ -24,6 +24,7 @@ PATIENCE = 0.9  # from our first line to the memory's last; Python has begun a f
 MARGIN = 0.08  # what is kept for our own ending
 PEERS = 0.3  # to wait for peers at the start of a session; less where the machine is slow
 WRITING = 0.25  # what the page itself may take
+SETTLE = 1.0  # in which an agent writes the last of its log: some do it while they end
 INPUT = 0.5  # to wait for what an agent tells us
 LEAVE = 20  # after which a child that cannot end by itself is ended
 STEP = 900.0  # for one command of the detached process
@@ -224,6 +225,7 @@ def _end(event: str, agent: str, root: Path) -> None:
         told = _input(INPUT)
         over = event == "session-end" and told.get("reason") not in GOES_ON
         _remember(folder / WAITING, agent, over)
+        time.sleep(SETTLE)
         from replica.disk import alone
 
         # Whoever remembers, does so before asking for the lock; whoever works, looks again after giving it back. So

@@ -29,7 +29,12 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
     "The working day": {"cli.workday": ("start", "save"), "cli.harvest": ("harvest", "migrate")},
-    "Session logs and agents": {"cli.agents": ("connect", "disconnect")},
+    "Session logs and agents": {
+        "cli.sessions": ("compare", "backfill"),
+        "cli.learn": ("learn",),
+        "cli.agents": ("connect", "disconnect"),
+        "cli.mcp": ("mcp",),
+    },
     "A look at it": {"cli.stats": ("stats",), "cli.web": ("web",)},
     "Upkeep": {"cli.upkeep": ("compact", "backup", "restore-backup")},
 }

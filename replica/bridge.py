@@ -110,6 +110,7 @@ class Bridge:
     def __init__(self, clone: Clone, now_ms=None):
         self.clone, self.store, self.root = clone, clone.store, clone.root
         self.now_ms = now_ms or (lambda: int(time.time() * 1000))
+        self._rules: str | None = None  # replica.toml at the last look at the whole folder
         self._delivered = 0  # the row of the log up to which files are written
         self._turns = 0
 
@@ -173,6 +174,10 @@ class Bridge:
         self._remember(report, due)
         return report
 
+    def _has_other_rules(self) -> bool:
+        """Whether replica.toml is another than at the last look at the folder: other documents, policies, levels."""
+        return self.store.meta("config") != self._rules
+
     def _has_workspace(self) -> bool:
         """Whether anything can be taken in yet: a join may have ended before the first sync, which comes first then."""
         self.clone.log.refresh()
@@ -229,9 +234,8 @@ class Bridge:
             report = Report()
             if under_way(self.store):
                 return report
-            reached, rules = self.clone.log.last_row(), self.store.meta("config")
-            self.follow_config()
-            if self._delivered == 0 or self.store.meta("config") != rules:  # other rules: other documents and policies
+            reached = self.clone.log.last_row()
+            if self._delivered == 0 or self._has_other_rules():
                 return self.run()
             self._write_all(cadence.LIVE, report, self._delivered)
             self._delivered = reached
@@ -251,6 +255,7 @@ class Bridge:
             return Report()
         self._head = folder.git_head(self.root)
         plain = CONFIG not in names and not self._switched(CONFIG) and self._has_workspace()
+        plain = plain and not self._has_other_rules()
         files = {path: self.root / path for path in names if self.clone.rule(path) is not None}
         if not plain or any(file.is_symlink() or not file.is_file() for file in files.values()):
             return self.run()
@@ -309,7 +314,8 @@ class Bridge:
                     self._yield_config(data, report)
                 else:
                     self._visit(CONFIG, file, row, False, CONFIG in force, report)
-        self.follow_config()
+        self.clone.follow_config()
+        self._rules = self.store.meta("config")
 
     def _yield_config(self, data: bytes, report: Report) -> None:
         """A newcomer's replica.toml must not change everybody's rules: the workspace's takes its place, it is kept."""
@@ -319,23 +325,6 @@ class Bridge:
             report.replaced = CONFIG
         stamp = folder.write(self.root, CONFIG, text.encode())
         self._set_base(CONFIG, "latest", text.encode(), text, stamp)
-
-    def follow_config(self) -> str | None:
-        """Put the replicated replica.toml in force; return why not, if it is not valid."""
-        from replica import config
-
-        document = self.clone.documents.find(CONFIG, "latest")
-        if not document.alive:
-            return None
-        text = self.clone.documents.text(document)
-        if text == self.store.meta("config"):
-            return None
-        try:
-            config.load(text)
-        except ConfigError as error:
-            return str(error)
-        self.clone.set_config(text)
-        return None
 
     # --- file -> document
 
@@ -462,6 +451,22 @@ class Bridge:
             self._set_base(path, rule.policy, data, text, stamp)
             self._release(path)
         report.taken.append(path)
+
+    def put(self, path: str, text: str) -> guard.Hold | None:
+        """Make a document `text`, as the save of a file that showed all of it would. Why not, if the guard says so.
+
+        Nothing is held then, and nothing written. The file follows with the next `run`.
+        """
+        with self.clone.transaction():
+            rule = self.clone.rule(path)
+            document, row = self.clone.documents.find(path, rule.policy), None
+            if document.alive:
+                canonical, ids = self._content(document)
+                change = self._last_change(document)
+                row = Row(path, rule.policy, canonical.encode(), canonical, ids, change, None, None, None)
+            taken = self._take_text if rule.policy == "text" else self._take_entries
+            hold = self._left_by_tools(path, text, row, rule.policy)
+            return hold or taken(path, text, row, rule, False, False)
 
     def _left_by_tools(self, path: str, text: str, row: Row | None, policy: str) -> guard.Hold | None:
         """What another tool could not merge waits here, and is not spread."""

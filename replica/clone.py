@@ -18,6 +18,7 @@ from replica.disk import flush_folder
 from replica.documents import Document, Documents, Entry
 from replica.errors import (
     AlreadyAClone,
+    ConfigError,
     DiskFull,
     DocumentNotFound,
     NotAClone,
@@ -245,6 +246,7 @@ class Clone:
         except BaseException:
             self.materialiser.forget()
             self.log.reload()
+            self.forget_config()
             raise
         if self.on_change is not None and self.log.last_row() != before:
             self.on_change()
@@ -255,7 +257,10 @@ class Clone:
             raise ValueError("only a document's change can be private")
         with self.transaction():
             self._check_may_write()
-            return self.log.append(self.private if level == 0 else self.identity, kind, document, payload)
+            written = self.log.append(self.private if level == 0 else self.identity, kind, document, payload)
+            if document is not None and document[0] == CONFIG:
+                self.follow_config()
+            return written
 
     def _check_may_write(self) -> None:
         if self.store.meta("rejoin") is not None:
@@ -269,7 +274,10 @@ class Clone:
     def ingest(self, batch: list[Signed]) -> tuple[list[Stored], Vector]:
         """Store what a peer sent; raises as Log.ingest, and then nothing of the batch is kept."""
         with self.transaction():
-            return self.log.ingest(batch)
+            stored, vector = self.log.ingest(batch)
+            if any(one.change.document is not None and one.change.document[0] == CONFIG for one in stored):
+                self.follow_config()
+            return stored, vector
 
     def take_bundle(self, bundle: "Bundle", held: Vector | None = None) -> None:
         """Begin from what another member has folded. Only for a clone that holds nothing yet.
@@ -284,7 +292,7 @@ class Clone:
             assert not self.log.vector(), "a bundle is for a clone that holds nothing"
             bundles.load(self.store, self.log, self.materialiser, bundle)
             self.log.set_weighed(held or {})
-        self.forget_config()
+            self.follow_config()
 
     def forget_config(self) -> None:
         self._config = None
@@ -355,6 +363,25 @@ class Clone:
         with self.transaction():
             self.store.set_meta("config", text)
         self._config = None
+
+    def follow_config(self) -> None:
+        """Put the replicated replica.toml in force if it is valid.
+
+        In the transaction that brings it: what is private by it must not be taken in by the rules of before.
+        """
+        from replica import config
+
+        document = self.documents.find(CONFIG, "latest")
+        if not document.alive:
+            return
+        text = self.documents.text(document)
+        if text == self.store.meta("config"):
+            return
+        try:
+            config.load(text)
+        except ConfigError:
+            return  # the last valid rules go on
+        self.set_config(text)
 
     def rule(self, path: str) -> "Rule | None":
         """Policy, cadence and level of a path, or None where it is not a document."""

@@ -120,6 +120,7 @@ def begin(clone: "Clone", bundle: "Bundle", why: str, target: Vector) -> None:
             faults.judge_anew(clone)
             if bundle.floor:
                 bundles.load(store, clone.log, clone.materialiser, bundle)
+                clone.follow_config()
             clone.log.set_weighed(target)
         except BaseException:
             if not known:  # a peer whose bundles are refused must not fill the disk with copies

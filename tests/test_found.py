@@ -10,7 +10,9 @@ from unittest import mock
 import pytest
 
 from replica import bundle, compact, copies, folder, log, rejoin, writing
-from replica.bridge import SECOND_LOOK
+from replica.blocks import ENTRY
+from replica.bridge import SECOND_LOOK, Bridge
+from replica.changes import Add
 from replica.clone import Clone
 from replica.errors import DiskFull, Fork, WrongPolicy
 from replica.history import before_last, restore
@@ -999,3 +1001,39 @@ def test_who_passes_on_a_split_that_was_heard_of_meanwhile_is_not_blamed(listens
         network.meet_all()
         assert {"- of four", "- of two"} <= texts(listener)
         assert_same(*network.clones.values())
+
+
+PRIVATE_RULES = '[[documents]]\nglob = "private-*.md"\npolicy = "union"\nlevel = 0\n\n[[documents]]\nglob = "**/*.md"\n'
+
+
+@pytest.mark.parametrize("how", ["a save", "a command"])
+def test_rules_that_came_hold_before_anything_is_taken_in_by_the_old_ones(how):
+    """What a watch names, or a command adds, before the folder was looked at with them: it was shared."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        network.run("bob")
+        bridge = Bridge(bob)
+        bridge.run()
+        save(alice, "replica.toml", PRIVATE_RULES)
+        network.run("alice")
+        network.sync("alice", "bob")
+        if how == "a save":
+            save(bob, "private-notes.md", "- s3cr3t\n")
+            bridge.collect(["private-notes.md"])
+        else:
+            writing.add(bob, "private-notes.md", "s3cr3t")
+        network.share()
+        assert bob.documents.find("private-notes.md", "union").private is not None
+        assert b"s3cr3t" not in stored_bytes(alice)
+
+
+def test_rules_that_were_taken_back_with_their_transaction_are_not_in_force():
+    with Network("alice") as network:
+        alice = network["alice"]
+        before = alice.config
+        with suppress(RuntimeError), alice.transaction():
+            entry = Add(ENTRY, PRIVATE_RULES, 1, "", None, (), {})
+            alice.edit_entries("replica.toml", "latest", [(1, entry)])
+            assert alice.rule("private-x.md").level == 0
+            raise RuntimeError
+        assert alice.config == before

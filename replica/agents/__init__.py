@@ -1,1 +1,1 @@
-"""How agents are wired to a clone: which of their files say so, and how these are changed and put back."""
+"""Agents that use the memory of a clone: what they are given, and how they are wired in."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from replica import config
 from replica.clone import Clone
 from replica.cloud.base import Setting, Settings, Sink, SinkError, Trouble
+from replica.cloud.guarded import Guarded
 from replica.cloud.ledger import Ledger
 from replica.cloud.sinks import KINDS, kind
 from replica.config import NAME
@@ -273,7 +274,7 @@ def opened(clone: Clone, sink: Configured, *, dimension: int = 0, embedder: str 
         sink.name, sink.values, clone.root, clone.root / FOLDER, clone.workspace.hex(), clone.workspace_name, key,
         dimension, embedder, float(sink.values["timeout"]),
     )  # fmt: skip
-    return sink.of(settings)
+    return Guarded(sink.of(settings))
 
 
 def into(sink: Configured) -> str:

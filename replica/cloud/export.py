@@ -287,6 +287,10 @@ class _Wanted:
             return self._profile.fits(path)
         return self._glob is None or self._glob.fullmatch(path) is not None
 
+    @property
+    def is_glob(self) -> bool:
+        return self._glob is not None
+
     def excluded(self, path: str) -> bool:
         return any(pattern.fullmatch(path) for pattern in self._excluded)
 
@@ -309,6 +313,25 @@ class _Wanted:
 def scopes_of(clone: Clone) -> Callable[[str], Scope | None]:
     """Which scope a document belongs to."""
     return _Wanted(clone, Options()).scope_of
+
+
+def fitting_nothing(clone: Clone, options: Options) -> list[str]:
+    """What to tell of a scope or an exclusion that fits no document and no type: most often it is a slip."""
+    from difflib import get_close_matches
+
+    paths = [source.document.path for source in read.sources(clone)]
+    types = {type for types in SCOPES.values() if types for type in types}
+    wanted = _Wanted(clone, options._replace(exclude=()))
+    told = []
+    if wanted.is_glob and not any(wanted.document(path) for path in paths):
+        near = get_close_matches(options.scope, ["all", *SCOPES, *clone.config.scopes, *paths], 1)
+        told.append(f"--scope {options.scope!r} fits no document" + (f"; did you mean {near[0]!r}?" if near else ""))
+    for part in options.exclude:
+        fits = _pattern(part, "exclude", []).fullmatch
+        if part not in types and not any(fits(path) for path in paths):
+            near = get_close_matches(part, [*types, *paths], 1)
+            told.append(f"--exclude {part!r} fits no document" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return told
 
 
 def _pattern(glob: str, option: str, words: list[str]):

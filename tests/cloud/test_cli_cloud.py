@@ -122,6 +122,26 @@ def test_a_sink_that_fails_is_no_other_ones_trouble(filed):
     assert "set NOT_THERE, then: replica sinks test a-team" in filed.err and len(lines(filed)) == 5
 
 
+def test_a_scope_that_fits_nothing_is_told_with_the_one_that_was_meant(filed):
+    filed("export", "--dry-run", "--scope", "insight", "--exclude", "activeContext.mdd")
+    assert "'insight' fits no document; did you mean 'insights'?" in filed.err and "--exclude" in filed.err
+    filed("export", "--dry-run", "--scope", "*.md", "--exclude", "decision")
+    assert "fits no document" not in filed.err
+
+
+def test_an_answer_of_an_unknown_shape_is_no_other_sinks_trouble(filed, monkeypatch):
+    from replica.cloud.sinks.jsonl import Jsonl
+
+    store = Jsonl.store
+    monkeypatch.setattr(
+        Jsonl, "store", lambda sink, batch: {}["id"] if sink.settings.name == "a" else store(sink, batch)
+    )
+    monkeypatch.setattr("replica.cloud.export.PAUSES", ())
+    filed("sinks", "add", "a", "--type", "jsonl", "--set", "path=a.jsonl")
+    filed("export", code=1)
+    assert "was not understood (KeyError: 'id')" in filed.err and len(lines(filed)) == 5
+
+
 def test_the_status_says_what_waits_each_way(filed):
     filed("export")
     filed("add", "a-buffer.md", "three")
