@@ -28,13 +28,19 @@ Agent = Annotated[
 SessionsDir = Annotated[
     Path | None,
     typer.Option(
-        "--sessions-dir", metavar="D", parser=folder_name, help="All logs below this folder, in place of the usual ones."
+        "--sessions-dir",
+        metavar="D",
+        parser=folder_name,
+        help="All logs below this folder, in place of the usual ones.",
     ),
 ]
 MemoryDir = Annotated[
     Path | None,
     typer.Option(
-        "--memory-dir", metavar="D", parser=folder_name, help="The folder of the daily files; it need not be in a clone."
+        "--memory-dir",
+        metavar="D",
+        parser=folder_name,
+        help="The folder of the daily files; it need not be in a clone.",
     ),
 ]
 Timezone = Annotated[
@@ -76,7 +82,13 @@ def compare(
             })  # fmt: skip
             return
         rows = [
-            (one.date, f"{one.messages:,}", f"{one.sessions:,}", one.memory + (" (today)" if one.today else ""), one.path)
+            (
+                one.date,
+                f"{one.messages:,}",
+                f"{one.sessions:,}",
+                one.memory + (" (today)" if one.today else ""),
+                one.path,
+            )
             for one in found
         ]
         table(rows, ("day", "messages", "sessions", "memory", "file"))
@@ -99,7 +111,8 @@ def backfill(
         bool, typer.Option("--preserve", help="Also files written by hand: the generated part goes above them.")
     ] = False,
     summarize: Annotated[
-        bool, typer.Option("--summarize", help="Add a summary by a language model; needs a key, and sends the day there.")
+        bool,
+        typer.Option("--summarize", help="Add a summary by a language model; needs a key, and sends the day there."),
     ] = False,
     model: Annotated[str | None, typer.Option(metavar="M", help="The model that summarises.")] = None,
     agent: Agent = None,
@@ -278,7 +291,7 @@ def _take_in(clone: "Clone") -> "tuple[Report, list[str]]":
 def _say_unshared(memory: "Documents") -> None:
     glob = f"{memory.folder}/*.md" if memory.folder else "????-??-??.md"
     words(
-        f"no rule of replica.toml shares {memory.path('YYYY-MM-DD')}: it is written on this clone only; to share it, add:"
+        f"no rule of replica.toml shares {memory.path('YYYY-MM-DD')}: it stays on this clone; to share it, add:"
         f' [[documents]] glob = "{glob}" policy = "text"'
     )
 
@@ -355,7 +368,9 @@ def _filled(one: "Day", redacted: int, dry_run: bool) -> dict[str, Any]:
 
 def _say_totals(found: "list[Compared]") -> None:
     states = Counter(one.memory for one in found if one.messages and not one.today)
-    listed = ", ".join(f"{states[state]:,} {state}" for state in ("missing", "sparse", "hand-written", "complete") if states[state])
+    listed = ", ".join(
+        f"{states[state]:,} {state}" for state in ("missing", "sparse", "hand-written", "complete") if states[state]
+    )
     messages = sum(one.messages for one in found)
     if not found:
         words("the logs hold no messages, and memory has no daily files")
@@ -380,7 +395,8 @@ def _say_day(one: "Day", dry_run: bool) -> None:
     verb = {"created": "would be created", "updated": "would be updated"}.get(one.action) if dry_run else None
     models = f", {one_line(', '.join(one.models), 80)}" if one.models else ""
     (words if dry_run else data)(
-        f"{verb or one.action}: {one.path} ({counted(one.messages, 'message')}{models})" + (f": {one.reason}" if one.reason else "")
+        f"{verb or one.action}: {one.path} ({counted(one.messages, 'message')}{models})"
+        + (f": {one.reason}" if one.reason else "")
     )
 
 

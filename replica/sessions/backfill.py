@@ -168,7 +168,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Day:
-    """What became of one day. `action`: "created", "updated", "unchanged" or "skipped"; `reason`: of what is skipped."""
+    """What became of one day. `action`: "created", "updated", "unchanged" or "skipped" (`reason` says why)."""
 
     date: str
     action: str
@@ -276,7 +276,8 @@ class Compared:
 
     @property
     def is_gap(self) -> bool:
-        return self.memory in ("missing", "sparse", "hand-written") and not self.today
+        """Whether memory lacks something of the logs that a day that is over should have."""
+        return self.memory != "complete" and self.messages > 0 and not self.today
 
 
 def compare(logs: Logs, memory: Memory, today: date, since: date | None = None) -> list[Compared]:
@@ -291,8 +292,8 @@ def compare(logs: Logs, memory: Memory, today: date, since: date | None = None) 
         name = day.isoformat()
         state = _state(logs, memory, day, messages, sessions)
         found.append(Compared(name, messages, sessions, state, memory.path(name), day == today))
-    order = {"missing": 0, "sparse": 1, "hand-written": 2, "complete": 3}
-    return sorted(reversed(found), key=lambda one: (not one.is_gap or not one.messages, order[one.memory] if one.is_gap else 9))
+    order = {"missing": 0, "sparse": 1, "hand-written": 2}
+    return sorted(reversed(found), key=lambda one: order[one.memory] if one.is_gap else len(order))
 
 
 def _state(logs: Logs, memory: Memory, day: date, messages: int, sessions: int) -> str:

@@ -1,4 +1,4 @@
-"""The daily memory file: made from a day's events, read again, united with what another clone made. Pure; text in, text out.
+"""The daily memory file: made from a day's events, read again, united with what another clone made. Pure.
 
     before   what a person wrote above the generated part
     part     from the title to the footer: lines that each belong to one session, and what is counted from them
@@ -11,7 +11,7 @@ events give equal bytes; where two clones knew different sessions, all of them a
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, tzinfo
 from difflib import SequenceMatcher
@@ -229,7 +229,8 @@ def _transitions(sessions: Sequence[Told]) -> list[str]:
 _COUNTS = ("prompt", "reply", "tool call", "failed", "aside", "model error", "compaction")
 _PLURALS = {"reply": "replies", "failed": "failed"}
 _COUNTED = re.compile(
-    r"- [a-z][a-z0-9-]{0,30} [0-9:–]{5,11}: \d+ messages?(?P<counts>(?:[(;, ]+\d+ (?:prompts?|repl(?:y|ies)|tool calls?|failed|asides?|model errors?|compactions?)\)?)*)"
+    r"- [a-z][a-z0-9-]{0,30} [0-9:–]{5,11}: \d+ messages?(?P<counts>(?:[(;, ]+\d+ (?:prompts?|repl(?:y|ies)"
+    r"|tool calls?|failed|asides?|model errors?|compactions?)\)?)*)"
 )  # fmt: skip
 _TOTALS = re.compile(r"\*\*\d+ messages?\*\* in \d+ sessions?[^\n]{0,200}")
 
@@ -286,22 +287,28 @@ def parse(text: str) -> Page:
     return Page(before, after, part, part.messages, edited, whole)
 
 
-def _spans(text: str):
+def _spans(text: str) -> Iterator[tuple[int, int]]:
     """Where generated parts stand: from the title (or the line that says from how many messages) to the footer."""
-    at, title, start = 0, None, None
+    at, title, start, end = 0, None, None, 0
     for line in _lines(text):
         bare = line.strip("\r\n\ufeff")
-        if start is None:
+        if at < end:
+            pass
+        elif start is None:
             if _TITLE.fullmatch(bare):
-                title = at + line.startswith("\ufeff")
+                title = at + line.startswith("\ufeff") if title is None else title
             elif _MADE_FROM.fullmatch(bare):
                 start = at if title is None else title
             elif bare.strip():
                 title = None
         elif bare.rstrip(" \t") == FOOTER:
-            yield start, at + len(line)
+            end = _FOOTERS.match(text, at).end()
+            yield start, end
             title = start = None
         at += len(line)
+
+
+_FOOTERS = re.compile(rf"(?:\s*(?:---\s*)?{re.escape(FOOTER)}[ \t]*(?:\r?\n|\Z))+")  # a merge can leave several
 
 
 def _is_ours(body: str) -> bool:
@@ -428,7 +435,10 @@ def edits(text: str, part: Part) -> list[tuple[int, int, str]]:
         return [(at, at, made + newline if text[at:].strip() else made)]
     (start, end), *others = spans
     changes = [(start + a, start + b, new) for a, b, new in line_edits(text[start:end], made)]
-    return [*changes, *((a, b, "") for a, b in others)]
+    for a, b in others:
+        changes.append((end if not text[end:a].strip() else a, b, ""))  # with the blank line that parted them
+        end = b
+    return changes
 
 
 def line_edits(old: str, new: str) -> list[tuple[int, int, str]]:
