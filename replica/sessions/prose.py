@@ -90,26 +90,24 @@ LOW = re.compile(  # an opening that says nothing by itself
 )
 
 _WORD = re.compile(r"[^\W_](?:[\w'’-]*\w)?")
-_STOP = frozenset(
-    """
-    a about above actually after again all almost already also always am an and another any anything are as ask
-    asked at back be because been before being better between both but by call can cannot can't come could did
-    didn't do does doesn't doing don don't done down each else even ever every few find first for from get gets
-    give go goes going good got great had has have haven't having he hello help her here hey hi him his how i
-    i'd i'll i'm i've if in instead into is isn't it it's its just keep know last later left less let let's like
-    little look look's looks made make makes many may maybe me more most much must my need needs never new next
-    no not nothing now of off ok okay old on once one only or other our out over own please put quite rather
-    really right same say see seems set shall she should show since so some something still such sure take than
-    thank thanks that that's the their them then there there's these they thing things think this those through
-    to today together told too try two under until up us use used uses using very want wants was way we we'll
-    we're well were what what's when where which while who why will with without won't work works would yes yet
-    you you'll your o os um uma uns umas de do da dos das no na nos nas em e é que se por para com não nao mais
-    mas como isto isso já ja também muito tem ser está foi ao à às pelo pela este esta eu tu ele ela nós der die
-    das den dem des ein eine einen einem einer und oder aber ist sind war wird werden nicht kein keine mit von
-    zu zum zur im auf für an aus bei nach wie was wenn dass ich du er sie es wir ihr man noch schon nur auch
-    sich hat haben kann soll muss bitte
-    """.split()
-)
+_STOP_WORDS = """
+a about above actually after again all almost already also always am an and another any anything are as ask asked at
+back be because been before being better between both but by call can cannot can't come could did didn't do does
+doesn't doing don don't done down each else even ever every few find first for from get gets give go goes going good
+got great had has have haven't having he hello help her here hey hi him his how i i'd i'll i'm i've if in instead
+into is isn't it it's its just keep know last later left less let let's like little look look's looks made make
+makes many may maybe me more most much must my need needs never new next no not nothing now of off ok okay old on
+once one only or other our out over own please put quite rather really right same say see seems set shall she should
+show since so some something still such sure take than thank thanks that that's the their them then there there's
+these they thing things think this those through to today together told too try two under until up us use used uses
+using very want wants was way we we'll we're well were what what's when where which while who why will with without
+won't work works would yes yet you you'll your o os um uma uns umas de do da dos das no na nos nas em e é que se por
+para com não nao mais mas como isto isso já ja também muito tem ser está foi ao à às pelo pela este esta eu tu ele
+ela nós der die das den dem des ein eine einen einem einer und oder aber ist sind war wird werden nicht kein keine
+mit von zu zum zur im auf für an aus bei nach wie was wenn dass ich du er sie es wir ihr man noch schon nur auch
+sich hat haben kann soll muss bitte
+"""
+_STOP = frozenset(_STOP_WORDS.split())
 
 
 def content_words(text: str) -> list[str]:

@@ -273,8 +273,8 @@ class _Teller:
         for event in self.session.told:
             if event.kind == Kind.COMPACTION:
                 said = [one for one in sentences(event.text) if len(one) > 3 and not _CONTINUED.match(one)][:2]
-                words = self.words(" ".join(said), ANSWER) or "what was said before gave way to a summary"
-                yield f"{self.clock(event.at)} {words}"
+                text = self.words(" ".join(said), ANSWER) or "what was said before gave way to a summary"
+                yield f"{self.clock(event.at)} {text}"
 
 
 # --- words of a log on a line of ours
@@ -410,13 +410,12 @@ _CHECKING = re.compile(
     r"|python3? -m (?:pytest|unittest|build|pip|mypy)|latexmk|pandoc|R CMD|Rscript)\b",
     re.IGNORECASE,
 )
-_LOOKING = frozenset(
-    """
-    ls cat grep egrep rg ag find fd head tail wc pwd cd echo printf which type file stat env printenv date ps df
-    du tree less more sed awk sort uniq cut tr jq column diff cmp whoami id hostname uname history man true
-    false test sleep export source set realpath basename dirname nl od xxd strings lsof top
-    """.split()
-)
+_LOOKING_PROGRAMS = """
+ls cat grep egrep rg ag find fd head tail wc pwd cd echo printf which type file stat env printenv date ps df du tree
+less more sed awk sort uniq cut tr jq column diff cmp whoami id hostname uname history man true false test sleep
+export source set realpath basename dirname nl od xxd strings lsof top
+"""
+_LOOKING = frozenset(_LOOKING_PROGRAMS.split())
 _GIT_LOOKING = re.compile(
     r"^git (?:\S+ )*?(?:status|diff|log|show|branch|remote|blame|ls-files|rev-parse|describe|grep|config)\b"
 )

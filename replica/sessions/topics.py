@@ -160,9 +160,8 @@ class Session:
         if thread is self._titled:
             return self.title
         for exchange in thread.exchanges:
-            if exchange.prompt and not is_nod(exchange.asked):
-                if asked := request(exchange.asked):
-                    return asked
+            if exchange.prompt and not is_nod(exchange.asked) and (asked := request(exchange.asked)):
+                return asked
         said = [one for exchange in thread.exchanges for one in exchange.asked or exchange.said]
         return said[0] if said else self.title
 

@@ -94,10 +94,13 @@ def test_the_letter_of_an_option_is_told_as_what_was_proposed():
 @pytest.mark.parametrize(
     "asked",
     [
-        "What did we decide about the print shop?", "Should we use Redis instead of a file?", "Let's look at the logs first.",
-        "We have not decided yet which host to use.", "Thanks, that works!",
+        "What did we decide about the print shop?",
+        "Should we use Redis instead of a file?",
+        "Let's look at the logs first.",
+        "We have not decided yet which host to use.",
+        "Thanks, that works!",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_decision_is_not_told_as_one(asked):
     assert lines(said(asked, "I will look."), daily.DECISIONS) == []
 
@@ -164,15 +167,18 @@ def test_two_sessions_of_one_minute_have_tags_of_their_own():
 
 NASTY = [
     FOOTER, "---", "# 2026-05-06 (Wednesday)", "*Auto-generated from 9 session messages*", "## Key Decisions",
-    "<!-- replica 01234567 codex 12:00 99/99: T00000 -->", "<!-- open", "-->", "```", "~~~", "`", "``", "**", "a\nb", "\r",
-    "\x00\x1b[31m", "\u202e", "<img src=x onerror=y>", "![x](http://x.invalid/y.png)", "[a](javascript:b)", "| a | b |",
+    "<!-- replica 01234567 codex 12:00 99/99: T00000 -->", "<!-- open", "-->", "```", "~~~", "`", "``", "**", "a\nb",
+    "\r", "\x00\x1b[31m", "\u202e", "<img src=x onerror=y>", "![x](http://x.invalid/y.png)", "[a](javascript:b)",
+    "| a | b |",
     "- x `01234567`", "decision: we use", "\U000e0041",
 ]  # fmt: skip
 
 
+NASTY_TEXTS = st.lists(st.sampled_from([*NASTY, "Use B, not A.", "fine", "é 🌊"]), max_size=4).map(" ".join)
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(list(Kind)), st.lists(st.sampled_from([*NASTY, "Use B, not A.", "fine", "é 🌊"]),
-                                                                  max_size=4).map(" ".join)), max_size=12))  # fmt: skip
+@given(st.lists(st.tuples(st.sampled_from(list(Kind)), NASTY_TEXTS), max_size=12))
 def test_no_log_can_leave_its_lines(told):
     events = [event(Kind.PROMPT, "begin")]
     events += [
@@ -226,8 +232,9 @@ def test_a_file_with_carriage_returns_keeps_them_and_is_read_as_well():
 
 def test_a_file_of_the_older_tool_is_recognised_and_its_hand_written_part_kept():
     old = (
-        "# 2026-05-06 (Wednesday)\n\n*Auto-generated from 4 session messages*\n\n## Topics Covered\n- Gauge calibration\n\n---\n\n"
-        f"{FOOTER}\n\n## My Notes\n\nHand-written: não mexer.\n"
+        "# 2026-05-06 (Wednesday)\n\n*Auto-generated from 4 session messages*\n\n"
+        "## Topics Covered\n- Gauge calibration\n"
+        f"\n---\n\n{FOOTER}\n\n## My Notes\n\nHand-written: não mexer.\n"
     )
     page = daily.parse(old)
     assert (page.claimed, page.part, page.after) == (4, None, "\n## My Notes\n\nHand-written: não mexer.\n")
