@@ -176,6 +176,7 @@ def _tidied(tidied: "Tidied") -> dict[str, Any]:
         "renumbered": [moved._asdict() for moved in tidied.renumbered],
         "merged": [{"document": gone, "kept": kept} for gone, kept in tidied.merged],
         "once": [{"document": path, "entries": count} for path, count in tidied.once.items()],
+        "alike": tidied.alike,
         "notes": tidied.notes,
     }
 
@@ -198,7 +199,13 @@ def migrate(
     """
     from replica import migrate as migrating
     from replica.bridge import Bridge
+    from replica.errors import UsageError
 
+    if undo and place is not None:
+        raise UsageError(
+            f"--undo takes back the last migration, whatever its folder; {place!r} would not be heeded",
+            hint="see what it would put back with: replica migrate --undo --dry-run",
+        )
     with opened(folder) as clone:
         if undo:
             done = migrating.undo(clone, dry_run=dry_run)
@@ -224,7 +231,7 @@ def migrate(
         words(f"left: {left.path}: {left.reason}")
     what = counted(len(done.moves), "file")
     if dry_run:
-        words(f"{what} would be moved")
+        words(f"{what} would be {'put back' if undo else 'moved'}")
     elif undo:
         words(f"{what} put back" if done.moves or done.left else "nothing was migrated here")
     else:

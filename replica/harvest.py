@@ -6,12 +6,13 @@ is put right when they have met (replica/tidy.py). docs/harvest.md has the reaso
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from replica import adr, origin, tidy
-from replica.blocks import ENTRY, HEADING, Block, block_id, render
+from replica.blocks import ENTRY, HEADING, PROSE, Block, block_id, render, spaced
 from replica.changes import Add, Remove
 from replica.clone import Clone
 from replica.config import Harvest, Rule
@@ -115,8 +116,12 @@ class Harvested:
 
 def fullness(clone: Clone, document: Document, rule: Harvest) -> Measure:
     """Raises DamagedRecord."""
-    text = clone.documents.text(document)
-    entries = 0 if document.policy == "text" else sum(e.role == ENTRY for e in clone.documents.entries(document))
+    if document.policy == "text":
+        shown, text = [], clone.documents.text(document)
+    else:  # read once: to put a long buffer in order takes its time
+        shown = clone.documents.entries(document)
+        text = render(spaced((entry.block for entry in shown), document.policy))
+    entries = sum(entry.role == ENTRY for entry in shown)
     have = {
         "lines": sum(1 for line in text.split("\n") if line.strip()),
         "entries": entries,
@@ -348,6 +353,7 @@ def _join(first: tidy.Tidied, second: tidy.Tidied) -> None:
     for path, count in second.once.items():
         first.once[path] = first.once.get(path, 0) + count
     first.merged += second.merged
+    first.alike += second.alike
     first.renumbered += second.renumbered
     first.notes += [note for note in second.notes if note not in first.notes]
 
@@ -383,12 +389,31 @@ def _take_out(clone: Clone, document: Document, written: list[Written], *, headi
     shown = clone.documents.entries(document)
     gone = {block.id for one in written for block in one.unit.blocks}
     sections = [one.unit.heading for one in written if one.unit.is_section and one.unit.heading is not None]
-    ops: list[tuple[int, Add | Remove]] = []
-    for at, entry in enumerate(shown):
-        is_empty = headings and entry in sections and _is_emptied(shown, at, gone)
-        if (entry.id in gone and (headings or entry.role == ENTRY)) or is_empty:
-            ops.append((1, Remove(entry.dots)))
-    clone.edit_entries(document.path, document.policy, ops)
+    emptied = [at for at, e in enumerate(shown) if headings and e in sections and _is_emptied(shown, at, gone)]
+    out = {at for at, entry in enumerate(shown) if entry.id in gone and (headings or entry.role == ENTRY)}
+    out |= {*emptied, *_idle_rules(shown, emptied)}
+    clone.edit_entries(document.path, document.policy, [(1, Remove(shown[at].dots)) for at in sorted(out)])
+
+
+def _idle_rules(shown: list[Entry], emptied: list[int]) -> set[int]:
+    """The rules that parted these sections from what came next; where nothing does, from what came before."""
+    idle: set[int] = set()
+    for at in emptied:
+        below = itertools.takewhile(lambda n, at=at: not 0 < _depth(shown[n]) <= _depth(shown[at]),
+                                    range(at + 1, len(shown)))  # fmt: skip
+        idle |= {n for n in below if _is_rule(shown[n])}
+    last = len(shown)
+    for at in reversed(emptied):
+        if any(0 < _depth(entry) <= _depth(shown[at]) for entry in shown[at + 1 : last]):
+            break
+        last = at
+    if 1 < last < len(shown) and _is_rule(shown[last - 1]) and shown[last - 2].role == ENTRY:
+        idle.add(last - 1)
+    return idle
+
+
+def _is_rule(entry: Entry) -> bool:
+    return entry.role == PROSE and not entry.text.strip("-*_ ")
 
 
 def _is_emptied(shown: list[Entry], at: int, gone: set[bytes]) -> bool:

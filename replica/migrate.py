@@ -156,9 +156,9 @@ def _obstacle(clone: Clone, document, to: str, taken: dict[str, str]) -> str:
         place, file = paths.resolve(clone.root, to), paths.resolve(clone.root, document.path)
     except UnsafePath as error:
         return str(error)
-    if (other := taken.get(paths.clash_key(to))) is not None:
+    if (other := taken.get(paths.clash_key(to), document.path)) != document.path:
         return f"{other} is there already"
-    if place.exists():
+    if _is_there(file, place):
         return f"a file {to} is there already"
     if not file.is_file():
         return "it is no file here yet"
@@ -207,6 +207,8 @@ def _move(root: Path, path: str, to: str) -> str:
     """Rename a file without overwriting another; why not, or "". A move that was done before is done."""
     try:
         source, target = paths.resolve(root, path), paths.resolve(root, to)
+        if _is_respelled(source, target):
+            return _respell(source, target)
         if target.is_file() and (not source.exists() or os.path.samefile(source, target)):
             source.unlink(missing_ok=True)  # it died between the two names
             return ""
@@ -222,6 +224,27 @@ def _move(root: Path, path: str, to: str) -> str:
     except OSError as error:
         return f"it cannot be moved: {error.strerror}"
     return ""
+
+
+def _is_respelled(source: Path, target: Path) -> bool:
+    """Whether two names differ in case alone: to some file systems they are one."""
+    return paths.clash_key(source.name) == paths.clash_key(target.name) and source.parent == target.parent
+
+
+def _is_there(source: Path, target: Path) -> bool:
+    """Whether something else than `source` has the name of `target`."""
+    return target.name in os.listdir(target.parent) if _is_respelled(source, target) else target.exists()
+
+
+def _respell(source: Path, target: Path) -> str:
+    """As `_move`. What the folder lists counts: where case does not, both names lead to the one file there is."""
+    names = os.listdir(source.parent)
+    if source.name in names:
+        if target.name in names:
+            return f"a file {target.name} is there already"
+        os.rename(source, target)
+        flush_folder(source.parent)
+    return "" if target.name in names or source.name in names else "it is not there any more"
 
 
 def _rename(source: Path, target: Path) -> None:
@@ -280,7 +303,7 @@ def _edited(clone: Clone, now: str, before: str, digest: str) -> str:
         return "" if target.is_file() and _digest(target) == digest else "it is not there any more"
     if _digest(file) != digest:
         return f"it was edited since; it was {before}"
-    if target.exists():
+    if _is_there(file, target):
         return f"a file {before} is there now"
     return ""
 

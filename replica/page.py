@@ -32,8 +32,8 @@ def view(clone: Clone, node: dict | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def documents(clone: Clone) -> list[dict[str, Any]]:
-    """The live documents, the one that was changed last first."""
+def documents(clone: Clone, most: int | None = None) -> list[dict[str, Any]]:
+    """The live documents, the one that was changed last first; `most` of them, or as many as a page shows."""
     counts = dict(
         ((path, policy), count)
         for path, policy, count in clone.store.rows(
@@ -47,7 +47,7 @@ def documents(clone: Clone) -> list[dict[str, Any]]:
         " GROUP BY path, policy ORDER BY max(changed_at) DESC, path"
     )
     alive = clone.documents.latest_changes()
-    found = [row for row in rows if row[:2] in alive][:MOST_DOCUMENTS]
+    found = [row for row in rows if row[:2] in alive][: most or MOST_DOCUMENTS]
     return [
         {
             "path": path, "policy": policy, "entries": counts.get((path, policy)), "changed": clock.to_ms(changed),
@@ -138,8 +138,8 @@ def _version(version: Version, name: str | None) -> dict[str, Any]:
     return {"version": version.version, "text": version.text, "by": name, "time": time}
 
 
-def settle(clone: Clone, id: str, keep: str) -> str:
-    """Keep a version of a conflict, as `replica resolve --keep` does; the path of the document.
+def settle(clone: Clone, id: str, keep: str | None = None, *, text: str | None = None) -> str:
+    """Keep a version of a conflict, or put a text in its place, as `replica resolve` does; the path of the document.
 
     Raises NotFound (it is settled, or has got another version meanwhile), and as decisions.resolve.
     """
@@ -147,9 +147,9 @@ def settle(clone: Clone, id: str, keep: str) -> str:
 
     one = decide.find(clone, id)
     if one is not None:
-        decide.resolve(clone, one, keep=keep, text=None)
+        decide.resolve(clone, one, keep=keep, text=text)
         return one.conflict.path
-    return decisions.resolve(clone, id, keep=keep).conflict.path
+    return decisions.resolve(clone, id, keep=keep, text=text).conflict.path
 
 
 def release(clone: Clone, path: str, what: str, *, accept: bool) -> None:

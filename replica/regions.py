@@ -5,7 +5,8 @@ the text as it was while another clone decided otherwise. Its versions are the
 merged lines as they stand now, and the same lines as each side had them, replayed from the log.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from replica import yjs
@@ -14,7 +15,7 @@ from replica.errors import CorruptUpdate
 from replica.materialise import apply_text, update_of
 
 if TYPE_CHECKING:
-    from replica.documents import Document, Documents
+    from replica.documents import Conflict, Document, Documents
 
 
 def region_versions(documents: "Documents", document: "Document", changes: list[tuple[int, int]]) -> tuple:
@@ -42,6 +43,52 @@ def region_span(documents: "Documents", document: "Document", pairs) -> tuple[in
     """Where the merged lines of a conflict stand in the current text, in code points."""
     changes = {pair[:2] for pair in pairs} | {pair[2:] for pair in pairs}
     return _lines(documents.materialiser.engine(document.shared), _items(documents, changes))[:2]
+
+
+def chosen_twice(documents: "Documents", document: "Document", conflict: "Conflict") -> list[tuple[int, int]]:
+    """What to take out of the text, in code points and ascending, where each side has settled this region with the
+    same words, so that they stand there more than once. The words of the first side stay: they are the same everywhere,
+    and what two clones take out at the same time they take out once.
+
+    Empty: it is something else, which a person has to look at.
+    """
+    merged, *sides = conflict.versions
+    if len({side.text for side in sides}) != 1 or merged.text == sides[0].text:
+        return []
+    last = dict(sorted(change for pair in conflict.pairs for change in (pair[:2], pair[2:])))
+    if not all(_is_decision(documents, document.shared, *change) for change in last.items()):
+        return []
+    first = min(last, key=lambda author: documents.log.author_n(author).id)
+    try:
+        side = _as_seen(documents, document.shared, first, last[first])
+    except CorruptUpdate:
+        return []
+    engine = documents.materialiser.engine(document.shared)
+    start, end = region_span(documents, document, conflict.pairs)
+    stays = [side.shows(client, clock) for client, clock in _characters(engine, start, end)]
+    if "".join(char for char, is_kept in zip(engine.text[start:end], stays, strict=True) if is_kept) != sides[0].text:
+        return []
+    return [
+        (start + run[0], start + run[-1] + 1)
+        for is_kept, group in itertools.groupby(range(len(stays)), stays.__getitem__)
+        if not is_kept and (run := list(group))
+    ]
+
+
+def _is_decision(documents: "Documents", doc: int, author: int, seq: int) -> bool:
+    """Whether an edit was made in settling a conflict: its author's next change says that the region was looked at."""
+    asked = "SELECT kind FROM changes WHERE author=? AND seq=? AND doc=?"
+    return Kind.REVIEW in (documents.store.value(asked, (author, at, doc)) for at in (seq, seq + 1))
+
+
+def _characters(engine, start: int, end: int) -> Iterator[yjs.Id]:
+    """The items of the characters from `start` to `end`."""
+    for at, block in engine.blocks():
+        clock = block.clock
+        for place, char in enumerate(block.text, at):
+            if start <= place < end:
+                yield block.client, clock
+            clock += _units(char)
 
 
 def _items(documents: "Documents", changes: Iterable[tuple[int, int]]) -> list[yjs.Range]:

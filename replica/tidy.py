@@ -6,10 +6,11 @@ edited: so clones in one state do the same, and clones in different states end a
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from replica import adr, intake, origin
+from replica import adr, intake, origin, regions
 from replica.blocks import ENTRY
 from replica.changes import Kind, Remove
 from replica.clone import Clone
@@ -17,6 +18,7 @@ from replica.documents import Conflict, Document
 from replica.errors import DamagedRecord, DocumentNotFound
 from replica.places import CONFIG
 
+NAMED = 3  # documents on one line
 DONE = "tidied"  # the row of the log up to which there is nothing to put right
 
 
@@ -24,6 +26,14 @@ class Renumbered(NamedTuple):
     document: str
     now: str
     why: str  # the record that has the number
+    links: tuple[str, ...] = ()  # documents that name the old file
+
+    @property
+    def line(self) -> str:
+        now, why = self.now.rpartition("/")[2], self.why.rpartition("/")[2]
+        more = f" and {len(self.links) - NAMED} more" if len(self.links) > NAMED else ""
+        still = f"; still named so in {', '.join(self.links[:NAMED])}{more}" if self.links else ""
+        return f"{self.document} is {now} now{still}: {why} is older and keeps the number"
 
 
 @dataclass
@@ -34,11 +44,12 @@ class Tidied:
     merged: list[tuple[str, str]] = field(default_factory=list)  # a file that went, and the one that holds the same
     renumbered: list[Renumbered] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    alike: list[str] = field(default_factory=list)  # texts of which two clones settled a conflict with the same words
     days: list[str] = field(default_factory=list)  # daily files whose generated parts became one
 
     @property
     def changed(self) -> bool:
-        return bool(self.once or self.merged or self.renumbered or self.days)
+        return bool(self.once or self.merged or self.renumbered or self.alike or self.days)
 
     def lines(self) -> list[str]:
         """What to tell a person, a line each."""
@@ -46,7 +57,8 @@ class Tidied:
         return [
             *(f"{path}: {what} stood there twice, harvested on two clones; now once" for path, what in entries.items()),
             *(f"{gone} was the same as {kept}, which is kept" for gone, kept in self.merged),
-            *(f"{one.document} is {one.now} now: {one.why} is older and keeps the number" for one in self.renumbered),
+            *(one.line for one in self.renumbered),
+            *(f"{path}: two clones have settled a conflict with the same words; now once" for path in self.alike),
             *(f"{path}: two clones wrote this day while apart; its generated part is one now" for path in self.days),
             *self.notes,
         ]
@@ -72,8 +84,9 @@ def tidy(clone: Clone) -> Tidied:
             is_looked_at = document.policy == "text" or document.shared in marked or DAY.search(document.path)
             if is_looked_at and (shown := _shown(clone, document)):
                 _once(clone, *shown, done)
+                _settled_alike(clone, document, done)
                 _agreed(clone, *shown)
-                _day(clone, *shown, done)
+                _day(clone, document, done)
                 if "/" in document.path and is_file_of_its_own(document.path) and origin.origins(shown[1]):
                     folders.add(document.path.rpartition("/")[0] + "/")
         for folder in sorted(folders):
@@ -134,6 +147,19 @@ def _agreed(clone: Clone, document: Document, text: str) -> None:
     for conflict in clone.documents.conflicts(document):
         if len({version.text for version in conflict.versions}) == 1:
             _review(clone, conflict)
+
+
+def _settled_alike(clone: Clone, document: Document, done: Tidied) -> None:
+    """Words that two clones have put in the place of one conflict, unknown to each other, stand there once."""
+    if document.policy != "text":
+        return
+    for conflict in clone.documents.conflicts(document):
+        spans = regions.chosen_twice(clone.documents, document, conflict)
+        if spans:
+            clone.edit_text(document.path, [(start, end, "") for start, end in spans])
+            _review(clone, conflict)
+            done.alike.append(document.path)
+            return _settled_alike(clone, document, done)  # positions have moved
 
 
 def _review(clone: Clone, conflict: Conflict) -> None:
@@ -199,15 +225,28 @@ def _records(clone: Clone, folder: str, done: Tidied) -> None:
     there = records(clone, folder)
     moves = adr.renumberings(there, folder, lambda path: was_there(clone, path))
     moving = {move.record.path for move in moves}
+    links = _links(clone, moving)
     for move in moves:
         text = adr.renumbered(move.record.text, move.record.number, move.number)
         clone.delete(clone.document(move.record.path))
         write_file(clone, move.path, text)
         older = next(one.path for one in there if one.number == move.record.number and one.path not in moving)
-        done.renumbered.append(Renumbered(move.record.path, move.path, older))
+        done.renumbered.append(Renumbered(move.record.path, move.path, older, tuple(links[move.record.path])))
     for first, *others in _of_one_decision(records(clone, folder) if moves else there):
         names = " and ".join(one.path for one in (first, *others))
         done.notes.append(f"{names} are of one decision, and differ: keep one of them")
+
+
+def _links(clone: Clone, moving: set[str]) -> dict[str, list[str]]:
+    """The documents that name these files. They are told and not edited: two clones would both write the new number."""
+    found: dict[str, list[str]] = {path: [] for path in moving}
+    for path, policy in list(clone.documents.latest_changes()) if moving else ():
+        with suppress(DamagedRecord):  # listed where its file is passed over
+            text = clone.documents.text(clone.documents.find(path, policy))
+            for moved in moving - {path}:
+                if moved.rpartition("/")[2] in text:
+                    found[moved].append(path)
+    return {moved: sorted(paths) for moved, paths in found.items()}
 
 
 def was_there(clone: Clone, path: str) -> bool:
@@ -290,6 +329,8 @@ def _buffers(clone: Clone, changed: set[str], done: Tidied) -> None:
             continue
         if into not in harvested:
             harvested[into] = harvested_ids(clone, into)
+        if not harvested[into]:
+            continue
         document = clone.documents.find(path, policy)._replace(private=None)
         waiting = {entry.id for conflict in clone.documents.conflicts(document) for entry in conflict.entries}
         again = [
@@ -319,12 +360,16 @@ def harvested_ids(clone: Clone, into: str) -> set[str]:
 # --- daily memory files
 
 
-def _day(clone: Clone, document: Document, text: str, done: Tidied) -> None:
+def _day(clone: Clone, document: Document, done: Tidied) -> None:
     """Two clones wrote one day while apart: their generated parts become one. What a person edited is left alone."""
     from replica.sessions import daily
 
     if not daily.is_day(document.path.rpartition("/")[2].removesuffix(".md")):
         return
+    shown = _shown(clone, document)  # what was put right before may have moved it
+    if shown is None:
+        return
+    document, text = shown
     page = daily.parse(text)
     if page.part is not None and page.part.date and not page.edited and not page.whole:
         edit_file(clone, document.path, daily.put(text, page.part))

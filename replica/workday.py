@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from replica import clock, copies, status, writing
+from replica import clock, copies, paths, status, writing
 from replica.changes import Add, Kind
 from replica.clone import Clone
 from replica.documents import Document, Entry
-from replica.errors import DamagedRecord, UsageError
+from replica.errors import DamagedRecord, UsageError, WrongPolicy
 from replica.places import CONFIG, FOLDER
 
 UNSAVED = 12 * 3_600_000  # milliseconds after which a session that was not saved is over
@@ -291,7 +291,9 @@ def _done(clone: Clone, since: int, mine: set[int], *, own: bool = False) -> Cal
 
     def words(doc: int | None) -> str:
         counts = [f"{number:,} {what}" for what, number in summed[doc].items() if number]
-        return ", ".join([*reversed(said[doc][:5]), *counts])
+        told = list(reversed(said[doc][:5]))
+        gone = doc is not None and not clone.store.value("SELECT 1 FROM alive WHERE doc=?", (doc,))
+        return ", ".join([*counts, *told] if gone else [*told, *counts])
 
     return words
 
@@ -406,6 +408,12 @@ def log_line(clone: Clone, message: str | None, since: int, now_ms: int) -> Logg
     who = persona(clone)
     when = _minute(now_ms).removesuffix(" UTC") + "Z"
     line = f"- {when} {clone.name}{f' ({who})' if who else ''}: {said}"
+    other = next((d.path for d in clone.documents.all() if paths.clash_key(d.path) == paths.clash_key(path)), path)
+    if other != path:
+        raise WrongPolicy(
+            f"{other!r} has the place of {path!r}, and is no log",
+            hint='`replica migrate` renames it; or make it a log in replica.toml: policy = "log"',
+        )
     try:
         return Logged(path, writing.add(clone, path, line).text)
     except UsageError:  # something is left open in it, such as a code fence

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from replica import decisions
+from replica import decisions, tidy
 from tests.helpers import assert_same, read, save
 from tests.test_decisions import ALICE, BOB, conflict, torn  # noqa: F401
 
@@ -68,11 +68,39 @@ def test_a_region_that_is_settled_in_two_ways_waits_again(torn, one, other):  # 
 def test_a_region_that_is_settled_alike_is_settled_and_there_once(torn, choice):  # noqa: F811
     name = {"alice": ALICE, "bob": BOB}.get(choice)
     decide(torn, "notes.md", alice=choice, bob=choice)
-    if choice == "own":  # words that both wrote anew are there twice, and shown for it
-        return
-    assert not waiting(torn["alice"], "notes.md")
+    if choice == "own":  # words that both wrote anew are there twice, until somebody begins, saves or harvests
+        assert waiting(torn["alice"], "notes.md")
+        assert tidy.tidy(torn["bob"]).alike == ["notes.md"]
+        torn.share()
+        assert read(torn["alice"], "notes.md") == "above\n\nown words\n\nbelow\n"
+    assert not waiting(torn["alice"], "notes.md") and not waiting(torn["bob"], "notes.md")
     if name:
         assert read(torn["alice"], "notes.md") == name["notes.md"]
+
+
+def test_words_that_two_chose_alike_are_made_one_by_both_at_once(torn):  # noqa: F811
+    ids = {name: conflict(torn[name], "notes.md").id for name in torn.clones}
+    for name, id in ids.items():
+        decisions.resolve(torn[name], id, text="the centre, says 🌊 alice\nand bob")
+    torn.sync_all()
+    for clone in torn.clones.values():
+        assert tidy.tidy(clone).alike == ["notes.md"]
+    torn.share()
+    assert_same(*torn.clones.values())
+    assert read(torn["bob"], "notes.md") == "above\n\nthe centre, says 🌊 alice\nand bob\n\nbelow\n"
+    assert not waiting(torn["alice"], "notes.md")
+    assert not any(tidy.tidy(clone).changed for clone in torn.clones.values())
+
+
+def test_words_that_two_wrote_alike_without_deciding_wait(torn):  # noqa: F811
+    """Each may have meant a second one: that is not guessed."""
+    decisions.resolve(torn["alice"], conflict(torn["alice"], "notes.md").id, keep="alice")
+    torn.share()
+    for name in torn.clones:
+        save(torn[name], "notes.md", ALICE["notes.md"].replace("centre", "the very centre"))
+        torn.run(name)
+    torn.share()
+    assert not tidy.tidy(torn["bob"]).changed and waiting(torn["bob"], "notes.md")
 
 
 def test_versions_that_are_taken_out_of_the_files_by_hand_are_a_decision(torn):  # noqa: F811

@@ -4,6 +4,7 @@ import itertools
 import json
 import sqlite3
 import sys
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -291,6 +292,35 @@ def test_sections_go_under_their_headings_once_and_files_agree(two):
     assert "Nearly always." in read(two["alice"], INTO) and text(two["alice"], INTO).count("Always.") == 0
 
 
+RULED = "# Inbox\n\n" + "\n---\n\n".join(f"## {name}\n\nWe {name}.\n" for name in ("build", "paint", "ship"))
+
+
+@pytest.mark.parametrize(
+    ("titles", "left"),
+    [
+        ({"build"}, "# Inbox\n\n## paint\n\nWe paint.\n\n---\n\n## ship\n\nWe ship.\n"),
+        ({"paint"}, "# Inbox\n\n## build\n\nWe build.\n\n---\n\n## ship\n\nWe ship.\n"),
+        ({"ship"}, "# Inbox\n\n## build\n\nWe build.\n\n---\n\n## paint\n\nWe paint.\n"),
+        ({"build", "paint", "ship"}, "# Inbox\n"),
+    ],
+    ids=lambda one: "+".join(sorted(one)) if isinstance(one, set) else "",
+)
+def test_the_rule_that_parts_a_section_from_the_next_goes_with_it(two, titles, left):
+    save(two["alice"], INBOX, RULED), two.run("alice")
+    (buffer,) = harvest.plan(two["alice"], INBOX)
+    units = [unit for unit in buffer.units if unit.title in titles]
+    harvest.harvest(two["alice"], [replace(buffer, units=units)])
+    assert text(two["alice"], INBOX) == left
+    two.run("alice")
+    assert read(two["alice"], INBOX) == left
+
+
+def test_a_rule_between_lists_and_below_a_title_stays(two):
+    save(two["alice"], "patterns-buffer.md", "# P\n\n---\n\n- one\n\n---\n\n- two\n"), two.run("alice")
+    reap(two["alice"], "patterns-buffer.md")
+    assert text(two["alice"], "patterns-buffer.md") == "# P\n\n---\n\n---\n"
+
+
 def test_a_log_takes_entries_too(two):
     add(two["alice"], PATTERNS, "- one", "- two\n  more")
     two.sync_all()
@@ -446,12 +476,29 @@ def test_two_records_of_one_number_are_renumbered_alike_by_whoever_sees_them(two
     two.sync_all()
     done = [tidy.tidy(two[name]).renumbered for name in ("alice", "bob")]
     assert done[0] == done[1] == [
-        (f"{ADRS}ADR-001-the-younger.md", f"{ADRS}ADR-002-the-younger.md", f"{ADRS}ADR-001-the-older.md")
+        (f"{ADRS}ADR-001-the-younger.md", f"{ADRS}ADR-002-the-younger.md", f"{ADRS}ADR-001-the-older.md", ())
     ]  # fmt: skip
     meet(two)
     assert paths(two["alice"], ADRS) == ["ADR-001-the-older.md", "ADR-002-the-younger.md"]
     assert text(two["bob"], f"{ADRS}ADR-002-the-younger.md").startswith("# ADR-002: the younger\n")
     assert two["alice"].documents.all_conflicts() == []
+
+
+def test_documents_that_name_a_renumbered_record_are_told(two):
+    add(two["alice"], INBOX, "- the older")
+    two.now += 1_000
+    add(two["bob"], INBOX, "- the younger")
+    for name in ("bob", "alice"):
+        reap(two[name], INBOX)
+    save(two["bob"], "activeContext.md", "See ADR-001-the-younger.md.\n")
+    save(two["bob"], "plan.md", "As [decided](Docs/03-Reference/ADR/ADR-001-the-younger.md).\n")
+    save(two["bob"], "other.md", "See ADR-001-the-older.md.\n")
+    two.run("bob"), two.sync_all()
+    (moved,) = tidy.tidy(two["alice"]).renumbered
+    assert moved.links == ("activeContext.md", "plan.md")
+    assert "ADR-002-the-younger.md now; still named so in activeContext.md, plan.md: ADR-001-the-older.md is older" in (
+        moved.line
+    )
 
 
 def test_what_a_person_wrote_keeps_its_number(two):
@@ -774,6 +821,22 @@ def test_others_than_the_owner_are_told_and_not_stopped(desk):
     assert desk.read(PATTERNS) == "# Patterns\n"
 
 
+def test_an_owner_is_a_clone_or_the_persona_that_works_there_whatever_the_case(desk):
+    rules = desk.read("replica.toml").replace("lines = 20,", 'lines = 20, owner = "Ledger",')
+    desk.save("replica.toml", rules)
+    desk.save(PATTERNS, "# Patterns\n\n" + "".join(f"- number {n}\n" for n in range(20)))
+    assert "due, for Ledger" in desk("start")
+    desk("harvest", "--dry-run")
+    assert "Ledger harvests this buffer" in desk.err
+    assert "due, yours" in desk("start", "--persona", "ledger")
+    desk("harvest", "--dry-run")
+    assert "harvests this buffer" not in desk.err
+    desk.save("replica.toml", rules.replace('"Ledger"', '"DESK"'))
+    assert "due, yours" in desk("start", "--persona", "")
+    desk("harvest")
+    assert "harvests this buffer" not in desk.err and desk.read(PATTERNS) == "# Patterns\n"
+
+
 def test_status_names_a_buffer_until_it_is_harvested(desk):
     desk.save(PATTERNS, "# Patterns\n" + "".join(f"- p{n}\n" for n in range(19)))
     desk("harvest", "--dry-run")  # takes in what was saved
@@ -808,7 +871,7 @@ def test_a_list_below_a_paragraph_of_a_section_belongs_to_it():
             ("loose", ["- loose"]), ("One", ["Why:", "- a", "- b"]), ("Two", ["- c", "- d"]),
         ]  # fmt: skip
         reap(net["alice"], INBOX)
-        assert text(net["alice"], INBOX) == "# D\n\n---\n"
+        assert text(net["alice"], INBOX) == "# D\n"
 
 
 def test_of_one_entry_in_blocks_what_a_person_edited_stays():

@@ -1,5 +1,8 @@
 """An old memory bank becomes one of this layout, and goes back: nothing overwritten, nothing lost, no level shared."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from replica import migrate
@@ -144,6 +147,32 @@ def test_nothing_is_overwritten(bank):
     assert read(alice, "memory-bank/lessons-buffer.md") == "- came since the plan\n"
     assert read(alice, "Docs/03-Reference/API.md") == "mine\n"
     assert read(alice, "memory-bank/lessons.md") == FILES["memory-bank/lessons.md"]
+
+
+def test_a_name_that_differs_in_case_alone_is_renamed_and_put_back(bank):
+    save(bank["alice"], "memory-bank/session_log.md", "# Log\n\n- begun\n")
+    bank.share()
+    done = carried_out(bank)
+    assert "memory-bank/SESSION_LOG.md" in {move.to for move in done.moves} and done.left == []
+    bank.share()
+    for name in bank.clones:
+        assert files(bank, name)["memory-bank/SESSION_LOG.md"] == "# Log\n\n- begun\n"
+        assert "memory-bank/session_log.md" not in files(bank, name)
+        assert bank[name].document("memory-bank/SESSION_LOG.md").policy == "log"
+    assert migrate.undo(bank["alice"]).left == []
+    assert "memory-bank/session_log.md" in files(bank, "alice")
+
+
+def test_where_case_does_not_count_a_rename_is_no_loss(bank, monkeypatch):
+    """A file system that holds two such names as one is played: both lead to the one file."""
+    alice = bank["alice"]
+    save(alice, "memory-bank/session_log.md", "- begun\n")
+    old, new = alice.root / "memory-bank/session_log.md", alice.root / "memory-bank/SESSION_LOG.md"
+    is_file, exists, same = Path.is_file, Path.exists, os.path.samefile
+    monkeypatch.setattr(Path, "is_file", lambda path: is_file(old if path == new and not exists(new) else path))
+    monkeypatch.setattr(os.path, "samefile", lambda a, b: {a, b} == {old, new} or same(a, b))
+    assert migrate._move(alice.root, "memory-bank/session_log.md", "memory-bank/SESSION_LOG.md") == ""
+    assert os.listdir(new.parent).count("SESSION_LOG.md") == 1 and new.read_text() == "- begun\n"
 
 
 def test_an_undo_overwrites_nothing_either(bank):
@@ -298,6 +327,10 @@ def test_the_command_shows_the_plan_moves_and_takes_back(desk):
     assert (desk.root / "Docs/03-Reference/API.md").is_file()
     desk("migrate")
     assert "nothing to move" in desk.err
+    desk("migrate", "memory-bank", "--undo", code=2)
+    assert "'memory-bank'" in desk.err and "hint" in desk.err
+    desk("migrate", "--undo", "--dry-run")
+    assert "7 files would be put back" in desk.err
     desk("migrate", "--undo")
     assert "7 files put back" in desk.err
     assert (desk.root / "memory-bank/lessons.md").read_bytes().decode() == FILES["memory-bank/lessons.md"]

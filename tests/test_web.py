@@ -457,6 +457,26 @@ def test_a_conflict_is_settled_for_all_and_written_to_the_file(pair):
     assert bob.documents.all_conflicts() == [] and bob.text("activeContext.md").strip() == "as bob has it"
 
 
+def test_a_conflict_is_settled_in_other_words(pair):
+    id = disagree(pair)
+    alice = pair["alice"]
+
+    async def story(site):
+        for wrong in (
+            {"id": id},
+            {"id": id, "text": " \n"},
+            {"id": id, "text": 1},
+            {"id": id, "text": "x", "keep": ""},
+        ):
+            assert (await ask(site, "/api/settle/text", wrong)).status == 400
+        assert (await ask(site, "/api/settle/text", {"id": id, "text": "as both 🙂 have it"})).json == {"ok": True}
+        assert (await ask(site, "/api/settle/text", {"id": id, "text": "again"})).status == 404
+
+    served(alice.root, story)
+    assert (alice.root / "activeContext.md").read_text().strip() == "as both 🙂 have it"
+    assert alice.documents.all_conflicts() == []
+
+
 def test_a_region_of_a_text_can_be_left_as_it_was_merged(pair):
     alice, bob = pair["alice"], pair["bob"]
     alice.edit_text("n.md", new="one line\n")

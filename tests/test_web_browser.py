@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from replica.bridge import Bridge
 from replica.clone import Clone
 from tests.browser import chromium, installed, until
 from tests.helpers import entry, sync
@@ -130,9 +131,36 @@ def test_a_conflict_is_settled_with_a_click_everywhere(browser, pair):
     assert bob.documents.all_conflicts() == []
 
 
-def test_a_held_file_is_accepted_or_restored_with_a_click(browser, pair):
-    from replica.bridge import Bridge
+def test_a_conflict_is_settled_in_words_of_ones_own(browser, pair):
+    alice, bob = pair
+    disagree(alice, bob)
+    with serving(alice.root) as site:
+        tab = browser.open(site["url"])
+        ready(tab)
+        tab.run("document.querySelector('#waiting summary').click()")
+        tab.until("document.querySelector('#waiting details').open")
+        area = "document.querySelector('#waiting textarea')"
+        assert tab.run(f"{area}.value") in ("as alice has it", "as bob has it")
+        tab.run(f"(() => {{ const a = {area}; a.focus(); a.value = ''; a.dispatchEvent(new Event('input')) }})()")
+        tab.run("document.querySelector('#waiting [data-put]').click()")
+        assert tab.run("document.getElementById('banner').textContent").startswith("Write something")
+        words = "as <b>both</b> have it"
+        tab.run(
+            f"(() => {{ const a = {area}; a.focus(); a.value = '{words}'; a.setSelectionRange(3, 6);"
+            " a.dispatchEvent(new Event('input')) })()"
+        )
+        (alice.root / "b.sync-conflict-20260301-142233-ABCDEF7.md").write_text("x\n")  # the part is drawn anew
+        (alice.root / "b.md").write_text("y\n")
+        Bridge(alice).run()
+        tab.until("document.getElementById('waiting').textContent.includes('Syncthing')")
+        assert tab.run(f"[{area}.value, {area}.selectionEnd, document.activeElement === {area}]") == [words, 6, True]
+        tab.run("document.querySelector('#waiting [data-put]').click()")
+        tab.until("!document.getElementById('waiting').textContent.includes('have it')")
+        assert tab.faults() == []
+    assert alice.text("activeContext.md").strip() == words and alice.documents.all_conflicts() == []
 
+
+def test_a_held_file_is_accepted_or_restored_with_a_click(browser, pair):
     alice, _ = pair
     add(alice, *(f"entry {at}" for at in range(30)))
     alice.edit_entries("b-buffer.md", "union", [(1, entry(f"- other {at}")) for at in range(30)])

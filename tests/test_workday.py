@@ -12,7 +12,7 @@ from replica import briefing, tidy, workday
 from replica.briefing import SHORTEST, page, shares
 from replica.clone import Clone
 from replica.cloud import decide
-from replica.errors import UsageError
+from replica.errors import UsageError, WrongPolicy
 from replica.keys import Identity
 from replica.quoting import fenced, label, quoted, visible
 from replica.workday import Brief, Item, Quote, Section
@@ -214,6 +214,9 @@ def test_who_came_and_who_deleted_what_is_told(pair):
     pair.add("carol", by="bob"), pair.sync_all()
     changes = {item.document: item.what for item in told(alice, pair)["changes"].items}
     assert changes == {"notes.md": "deleted", "": "carol is in"}
+    bob.edit_text("brief.md", new="here"), bob.delete(bob.document("brief.md")), pair.sync_all()
+    changes = {item.document: item.what for item in told(alice, pair)["changes"].items}
+    assert changes["brief.md"] == "4 characters added, deleted", "in this order: it is gone"
 
 
 def test_the_active_context_is_found_in_whatever_folder_and_told_once(pair):
@@ -383,6 +386,23 @@ def test_the_log_is_the_one_at_hand(pair):
     assert workday.log_path(alice) == "personas/ledger/SESSION_LOG.md"
 
 
+def test_a_log_stays_as_tight_as_it_was(pair):
+    alice = pair["alice"]
+    save(alice, "SESSION_LOG.md", "# Log\n\n- begun\n"), pair.run("alice"), started(alice, pair)
+    noted(alice, pair, "one"), noted(alice, pair, "two"), pair.run("alice")
+    first, *lines = read(alice, "SESSION_LOG.md").split("\n\n")
+    assert (first, len(lines)) == ("# Log", 1) and len(lines[0].splitlines()) == 3
+
+
+def test_a_file_that_has_the_place_of_the_log_is_named_with_the_way_out(pair):
+    alice = pair["alice"]
+    save(alice, "session_log.md", "- begun\n"), save(alice, "activeContext.md", "now\n"), pair.run("alice")
+    started(alice, pair)
+    with pytest.raises(WrongPolicy, match=r"'session_log\.md' has the place of 'SESSION_LOG\.md'") as raised:
+        noted(alice, pair, "words")
+    assert "replica migrate" in raised.value.hint
+
+
 def test_without_a_log_nothing_is_noted(pair):
     alice = pair["alice"]
     save(alice, "replica.toml", '[[documents]]\nglob = "**/*.md"\n'), pair.run("alice"), started(alice, pair)
@@ -416,7 +436,7 @@ def test_start_and_save_on_running_nodes_exchange_with_whoever_is_connected(tmp_
 def test_what_two_harvests_left_is_put_right_and_said(replica, monkeypatch):
     moved = tidy.Renumbered("Docs/ADR-001-b.md", "Docs/ADR-002-b.md", "Docs/ADR-001-a.md")
     monkeypatch.setattr(tidy, "tidy", lambda clone: tidy.Tidied(renumbered=[moved]))
-    words = "Docs/ADR-001-b.md is Docs/ADR-002-b.md now: Docs/ADR-001-a.md is older and keeps the number"
+    words = "Docs/ADR-001-b.md is ADR-002-b.md now: ADR-001-a.md is older and keeps the number"
     assert words in replica("start")
     assert replica.json("start")["tidied"] == [words]
     assert replica.json("save")["tidied"] == [words]
@@ -500,6 +520,12 @@ def test_save_ends_with_1_where_the_line_cannot_be_noted_and_does_the_rest(repli
 def test_wrong_usage_of_start_says_what_is_right(replica, arguments, words):
     replica("start", *arguments, code=2)
     assert words in replica.err and "replica: hint: " in replica.err
+    replica("up", "--detach", "--no-mdns")
+    try:
+        replica("start", *arguments, code=2)
+        assert words in replica.err and "replica: hint: " in replica.err, "a running node says the same"
+    finally:
+        replica("down")
 
 
 @pytest.mark.parametrize("format", briefing.FORMATS)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replica.errors import ReplicaError
+from replica.errors import ReplicaError, UsageError
 from replica.places import FOLDER
 
 FILE = "node.json"
@@ -29,6 +29,7 @@ def ask(root: Path, request: str, *, timeout: float = 30.0, **arguments: Any) ->
 
     Raises:
         NodeError: the node says that it failed.
+        UsageError: it says that what it was asked is not right.
     """
     for answer in stream(root, request, timeout=timeout, **arguments):
         return answer
@@ -68,7 +69,8 @@ def _answers(connection: socket.socket) -> Iterator[dict]:
             if type(answer) is not dict:
                 raise ValueError("no answer of a node: another program has its port now")
             if "error" in answer:
-                raise NodeError(str(answer["error"]), hint=str(answer.get("hint", "")))
+                kind = UsageError if answer.get("usage") is True else NodeError
+                raise kind(str(answer["error"]), hint=str(answer.get("hint", "")))
             yield answer
 
 
@@ -76,7 +78,7 @@ def poke(root: Path) -> bool:
     """Tell a running node that the store has grown, so that it need not find out; whether there is one."""
     try:
         return ask(root, "poke", timeout=2.0) is not None
-    except NodeError:
+    except (NodeError, UsageError):
         return False
 
 

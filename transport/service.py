@@ -74,7 +74,8 @@ class _Service:
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         except ReplicaError as error:
-            writer.write(json.dumps({"error": str(error), "hint": error.hint}).encode() + b"\n")
+            said = {"error": str(error), "hint": error.hint, "usage": isinstance(error, UsageError)}
+            writer.write(json.dumps(said).encode() + b"\n")
         except Exception as error:
             # Whoever asked must not wait for ever; the fault itself goes to the node's own output.
             said = f"the running node failed: {type(error).__name__}: {error}"

@@ -187,6 +187,12 @@ class Site:
         id, keep = strings(request, "id", "keep")
         return self._done(lambda clone: page.settle(clone, id, keep))
 
+    async def _settle_by_text(self, request: Request) -> Answer:
+        id, text = strings(request, "id", "text")
+        if not text.strip():
+            raise Refused(400, "there are no words to put in place of the versions")
+        return self._done(lambda clone: page.settle(clone, id, text=text))
+
     async def _accept(self, request: Request) -> Answer:
         path, what = strings(request, "path", "what")
         return self._done(lambda clone: page.release(clone, path, what, accept=True))
@@ -214,6 +220,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/api/stats": {"GET": Site._stats},
     "/api/wait": {"GET": Site._wait},
     "/api/settle": {"POST": Site._settle},
+    "/api/settle/text": {"POST": Site._settle_by_text},
     "/api/accept": {"POST": Site._accept},
     "/api/reject": {"POST": Site._reject},
 }

@@ -34,6 +34,12 @@ _CLAUDE_KINDS = {
     "summary", "ai-title", "custom-title", "file-history-snapshot", "mode", "permission-mode", "queue-operation",
     "last-prompt",
 }  # fmt: skip
+_BEGINNINGS = (
+    (re.compile(rb'\{"type":"\w+","(?:version|id)":'), "openclaw-jsonl"),
+    (re.compile(rb'\{"timestamp":"[^"]*",(?:"ordinal":\d+,)?"type":"\w+","payload":'), "codex"),
+    (re.compile(rb'\{"(?:parentUuid|leafUuid)":'), "claude-code"),
+    (re.compile(rb'\{"sessionId":"[^"]*","projectHash":'), "gemini"),
+)
 
 
 def read(log: LogFile, place: Place = Place()) -> Iterator[Event | Damage | Progress]:
@@ -126,16 +132,18 @@ def _format(path: Path) -> str | None:
         return "gemini-json" if found else None
     with Opened(path) as opened:
         opened.go(Place())
-        looked = 0
+        looked, guess = 0, None
         for line in opened.lines():
             try:
                 found = _kind(record(line.data))
             except BadRecord:
+                guess = guess or _guess(line.data)
                 continue
             looked += 1
             if found or looked >= _LOOKED_AT:
                 return found
-    return None
+    # Where nothing is whole, it is a log nevertheless: what is lost has to be told.
+    return None if looked else guess
 
 
 def _is_store(path: Path) -> bool:
@@ -147,16 +155,22 @@ def _is_store(path: Path) -> bool:
     return {"session_id", "seq", "event_json"} <= names
 
 
+def _guess(data: bytes) -> str | None:
+    """Which program began to write this line."""
+    return next((format for begin, format in _BEGINNINGS if begin.match(data)), None)
+
+
 def _kind(given: dict[str, Any]) -> str | None:
     """Which program writes records like this one."""
     kind = given.get("type")
+    kind = kind if isinstance(kind, str) else None
     if "traceSchema" in given:
         return None
     if kind == "session" and "id" in given and ("version" in given or "cwd" in given):
         return "openclaw-jsonl"
-    if "parentId" in given and "id" in given and isinstance(kind, str):
+    if "parentId" in given and "id" in given and kind:
         return "openclaw-jsonl"
-    if "payload" in given and "timestamp" in given and isinstance(kind, str):
+    if "payload" in given and "timestamp" in given and kind:
         return "codex"
     if "record_type" in given or ("instructions" in given and "timestamp" in given and "id" in given):
         return "codex"
@@ -164,7 +178,7 @@ def _kind(given: dict[str, Any]) -> str | None:
         return "gemini"
     if "$set" in given or "$rewindTo" in given:
         return "gemini"
-    if isinstance(kind, str) and ("parentUuid" in given or "leafUuid" in given):
+    if kind and ("parentUuid" in given or "leafUuid" in given):
         return "claude-code"
     if kind in _CLAUDE_KINDS and ("sessionId" in given or "messageId" in given):
         return "claude-code"

@@ -48,7 +48,7 @@ class Chat:
                 continue
             back = given.get("$rewindTo")
             if isinstance(back, str):
-                if fields.text(back) not in kept and self._resumed:
+                if self._resumed:
                     return False
                 names = list(kept)
                 first = names.index(fields.text(back)) if fields.text(back) in kept else 0

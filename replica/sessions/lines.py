@@ -108,7 +108,7 @@ class Opened:
                 size, long = len(data), len(data) == longest and not data.endswith(b"\n")
                 recent = data
                 while long and (more := file.readline(min(longest, self._limit - self.offset - size))):
-                    size, recent = size + len(more), more
+                    size, recent = size + len(more), recent[-_TAIL:] + more
                     if more.endswith(b"\n"):
                         break
                 if not recent.endswith(b"\n"):
@@ -181,10 +181,14 @@ def follow(log: LogFile, place: Place, adapter: Any) -> Iterator[Event | Damage 
 def _surveyed(opened: Opened, log: LogFile, place: Place, adapter: Any) -> Adapter:
     """The adapter, having looked ahead, and `opened` where the reading begins."""
     if opened.go(place):
-        made = adapter(log, place.state)
-        if _looks_ahead(made, opened):
-            opened.go(place)
-            return made
+        try:
+            made = adapter(log, place.state)
+        except (ValueError, TypeError, AttributeError):  # a state that another version wrote
+            pass
+        else:
+            if _looks_ahead(made, opened):
+                opened.go(place)
+                return made
     opened.go(Place())
     made = adapter(log, b"")
     _looks_ahead(made, opened)
@@ -207,7 +211,7 @@ def _told(opened: Opened, file: str, made: Adapter) -> Iterator[Event | Damage |
                 place = opened.place(made.state())
             yield from _of_line(line, file, made)
             if not line.ended:
-                yield Progress(place, frozenset(made.folders))
+                yield Progress(Place() if made.waits else place, frozenset(made.folders))
                 return
             if opened.offset - last >= STEP:
                 last = opened.offset

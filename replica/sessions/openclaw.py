@@ -26,7 +26,12 @@ _KINDS = {
 _COMMAND = re.compile(r"/[A-Za-z][\w:-]*(?:\s|$)")
 # What OpenClaw puts before a person's words in chats.
 _ENVELOPE = re.compile(r"\A(?:[^\n`]{0,80}\(untrusted metadata\):\s*```json\n.*?\n```\s*)+", re.DOTALL)
-_SILENT = re.compile(r"\A\W*(?:NO_REPLY|HEARTBEAT_OK)\b|\bNO_REPLY\W*\Z")
+_SILENT = re.compile(r"\W*(?:NO_REPLY|HEARTBEAT_OK)\W*")
+# How it asks to write notes before a compaction. A person may speak of NO_REPLY, too.
+_FLUSH = re.compile(
+    r"\b(?:reply|respond|answer)\s+(?:with|only|exactly)\b[^\n]{0,40}\bNO_REPLY\b.{0,60}\Z|\bflush\b.*\bNO_REPLY\b",
+    re.DOTALL,
+)
 
 
 class Tree:
@@ -153,7 +158,7 @@ class Transcript:
         role, content = message.get("role"), message.get("content")
         if role == "user":
             words = _ENVELOPE.sub("", fields.said(content)).strip()
-            self.flush = "NO_REPLY" in words
+            self.flush = _FLUSH.search(words) is not None
             harness = self.flush or "HEARTBEAT_OK" in words or _COMMAND.match(words)
             if words and not harness:
                 yield told.event(Kind.PROMPT, words)
@@ -173,7 +178,7 @@ class Transcript:
 
     def _reply(self, told: "_Telling", message: dict[str, Any], words: str) -> Iterator[Event]:
         model = "" if message.get("provider") == "openclaw" else fields.text(message.get("model"))
-        if words and not self.flush and not _SILENT.search(words):
+        if words and not self.flush and not _SILENT.fullmatch(words):
             yield told.event(Kind.REPLY, words, model=model)
         for block in fields.blocks(message.get("content"), "toolCall"):
             tool, given = fields.text(block.get("name")), block.get("arguments")

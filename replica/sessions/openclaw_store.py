@@ -52,7 +52,7 @@ class Store:
 
 class _Reading:
     def __init__(self, store: sqlite3.Connection, log: LogFile, place: Place):
-        self._store, self._log, self._file = store, log, str(log.path)
+        self._store, self._log, self._file, self._place = store, log, str(log.path), place
         self._columns = {table: _columns(store, table) for table in (_ROWS, "session_windows", "session_nodes")}
         self._state = {"flush": [], "archives": {}}
         self._from, self._started = 0, Place()
@@ -68,16 +68,19 @@ class _Reading:
             f"SELECT session_id, min(rowid) FROM {_ROWS} WHERE rowid > ? AND rowid <= ? GROUP BY session_id ORDER BY 2",
             (self._from, last),
         ).fetchall()
+        whole = True
         for session, _ in sessions:
             try:
                 yield from self._session(session, last)
             except sqlite3.Error as error:
+                whole = False
                 yield Damage(self._file, 0, f"session {fields.text(session)} cannot be read on: {error}")
             yield self._told()
         for table in _ARCHIVES:
             yield from self._archived(table)
         place = Place(last, 0, self._mark(last), json.dumps(self._state).encode())
-        yield Progress(place, frozenset(self._folders))
+        # What a page of the store kept from us may be there when it is mended: the next run tries again.
+        yield Progress(place if whole else self._place, frozenset(self._folders))
 
     def _told(self) -> Progress:
         """Between two sessions: the folders are those of the one. Their rows lie mixed, so the place is the old one."""
@@ -132,8 +135,8 @@ class _Reading:
         """(rowid, seq, record, or why there is none) in their order."""
         packed = "event_zstd" if "event_zstd" in self._columns[_ROWS] else "NULL"
         found = self._store.execute(
-            f"SELECT rowid, seq, event_json, {packed} FROM {_ROWS} WHERE session_id = ? AND rowid > ? AND rowid <= ?"
-            " ORDER BY seq",
+            f"SELECT rowid, seq, CASE WHEN length(event_json) <= {LONGEST} THEN event_json END, {packed}"
+            f" FROM {_ROWS} WHERE session_id = ? AND rowid > ? AND rowid <= ? ORDER BY seq",
             (session, above, last),
         )
         for rowid, seq, plain, blob in found:
@@ -188,7 +191,7 @@ class _Reading:
         for rowid, session in rows:
             try:
                 (blob,) = self._store.execute(f"SELECT archive_blob FROM {table} WHERE rowid = ?", (rowid,)).fetchone()
-                data = _unpacked(blob, 8 * LONGEST)
+                data = _unpacked(blob, 2 * LONGEST)
             except (sqlite3.Error, BadRecord, TypeError) as error:
                 yield Damage(self._file, rowid, f"{table}: {error}")
                 continue
@@ -234,11 +237,14 @@ def _unpacked(blob: Any, most: int) -> bytes:
     if not blob.startswith(b"\x28\xb5\x2f\xfd"):
         return blob
     try:
-        data = zstd().ZstdDecompressor().decompress(blob, most + 1)
+        unpacking = zstd().ZstdDecompressor()
+        data = unpacking.decompress(blob, most + 1)
     except zstd().ZstdError as error:
         raise BadRecord(f"cannot be unpacked: {error}") from None
     if len(data) > most:
         raise BadRecord(f"longer than {most >> 20} MB")
+    if not unpacking.eof:
+        raise BadRecord("cannot be unpacked: it is cut off")
     return data
 
 

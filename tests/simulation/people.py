@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from replica import decisions, history, writing
 from replica.bridge import Bridge
 from replica.clone import Clone
+from replica.config import CADENCES
 from replica.errors import NotFound, ReplicaError, UsageError, WrongPolicy
 from replica.places import CONFIG
 
@@ -46,8 +47,14 @@ DOCUMENTS = {
 PRIVATE = ("private-diary.md", "private-buffer.md")
 
 
-def replica_toml(plan_level: int = 1, ideas: str = UNION, comment: str = "", history: str = "") -> str:
-    """The rules of the workspace. Its founder changes them now and then."""
+WITH_CADENCE = ("docs/plan.md", "activeContext.md", "ideas-buffer.md", "SESSION_LOG.md")
+
+
+def replica_toml(
+    plan_level: int = 1, ideas: str = UNION, comment: str = "", history: str = "", cadences: tuple[str, ...] = ()
+) -> str:
+    """The rules of the workspace. Its founder changes them now and then. `cadences`: of WITH_CADENCE."""
+    plan, now, later, log = (f'\ncadence = "{name}"' for name in cadences) if cadences else ("",) * len(WITH_CADENCE)
     return f"""# Shared by all. {comment}
 {history}
 [[documents]]
@@ -60,15 +67,15 @@ glob = "private-*.md"
 level = 0
 
 [[documents]]
-glob = "docs/plan.md"
+glob = "docs/plan.md"{plan}
 level = {plan_level}
 
 [[documents]]
-glob = "activeContext.md"
+glob = "activeContext.md"{now}
 policy = "latest"
 
 [[documents]]
-glob = "ideas-buffer.md"
+glob = "ideas-buffer.md"{later}
 policy = "{ideas}"
 
 [[documents]]
@@ -76,7 +83,7 @@ glob = "*-buffer.md"
 policy = "union"
 
 [[documents]]
-glob = "SESSION_LOG.md"
+glob = "SESSION_LOG.md"{log}
 policy = "log"
 
 [[documents]]
@@ -341,6 +348,8 @@ class People:
             self.rules["plan_level"] = 0
         elif what == "policy":
             self.rules["ideas"] = TEXT if self.rules.get("ideas", UNION) == UNION else UNION
+        elif what == "comment" and self.rules.get("cadences"):
+            self.rules["cadences"] = tuple(self.random.choices(CADENCES, k=len(WITH_CADENCE)))
         self.broken_rules = what == "broken"
         text = replica_toml(**self.rules) + ("[[documents\n" if self.broken_rules else "")
         self._replace(machine, CONFIG, text.encode(), beside=self.random.random() < 0.5)

@@ -20,13 +20,14 @@ import msgpack
 from replica import compact, config, copies, log, materialise, rejoin
 from replica.bridge import Bridge
 from replica.clone import Clone
+from replica.config import CADENCES
 from replica.errors import Fork, PeerError, ReplicaError
 from replica.keys import Identity
 from replica.places import CONFIG
 from tests.simulation import backups
 from tests.simulation.hardware import Died, Hardware, Machine
 from tests.simulation.link import Link
-from tests.simulation.people import DOCUMENTS, People, replica_toml
+from tests.simulation.people import DOCUMENTS, WITH_CADENCE, People, replica_toml
 from transport.session import InStep, Took
 
 NAMES = ("alice", "bob", "carol", "dave", "erin")
@@ -94,6 +95,9 @@ class Temper:
         self.folds = random.choice((0, 0, 1))  # changes are folded as soon as all have them
         self.away = random.choice((0, 0, 0, 20))  # days after which a silent member is not waited for
         self.backups = random.choice((0, 0, 1))
+        # Drawn apart, so that runs without them are what they were.
+        apart = Random(random.getstate()[1][0])
+        self.cadences = apart.choice((False, False, True))  # some documents and their files meet now and then
 
 
 class Simulation:
@@ -189,6 +193,8 @@ class Simulation:
         for name in NAMES[: self.temper.clones]:
             self._make(name)
         founder = self.machines[NAMES[0]]
+        if self.temper.cadences:
+            self.people.rules["cadences"] = tuple(self.random.choices(CADENCES, k=len(WITH_CADENCE)))
         if self.temper.folds:
             self.people.rules["history"] = f"[history]\ndays = 0\naway = {self.temper.away}\n"
         (founder.root / CONFIG).write_text(replica_toml(**self.people.rules))
@@ -324,7 +330,7 @@ class Simulation:
             names = self.random.sample(sorted(DOCUMENTS), 3)
             work = lambda: bridge.collect(names)  # noqa: E731
         else:
-            work = lambda: bridge.run(every=calm)  # noqa: E731
+            work = lambda: bridge.run(**self._occasion(calm))  # noqa: E731
         self.trace(f"{process.name} bridge {how}")
         report = self.operate(process.name, work, calm=calm)
         if report is None:
@@ -333,6 +339,11 @@ class Simulation:
             self.people.heard(process.clone, report)
         process.looks_again_at = self.hardware.now + SOON if report.look_again else None
         return not report.quiet or report.look_again
+
+    def _occasion(self, calm: bool) -> dict[str, bool]:
+        """Why a look is taken: the beginning of a session is one reason, its end another, and the node has its own."""
+        how = "save" if calm else self.random.choice(("", "start", "save")) if self.temper.cadences else ""
+        return {"session": how == "start", "every": how == "save"}
 
     def _command(self) -> None:
         people = self.people
