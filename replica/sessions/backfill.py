@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from replica.clone import Clone
-from replica.errors import DocumentNotFound, ReplicaError, TooLarge
+from replica.errors import DamagedRecord, DocumentNotFound, ReplicaError, TooLarge
 from replica.sessions import daily
 from replica.sessions.base import Event, Kind
 from replica.sessions.daily import Page, Part, Summary
@@ -68,7 +68,13 @@ class Documents:
         rule = self.clone.rule(path)
         if path in self._held:
             return self._held[path]
-        if rule is not None and rule.policy == "log":
+        if rule is None:
+            return Files(self.clone.root / self.folder).blocked(day)
+        try:
+            self.read(day)
+        except DamagedRecord as error:
+            return str(error)
+        if rule.policy == "log":
             return "its policy is log, and a log only grows: give daily files the policy text in replica.toml"
         return ""
 

@@ -129,7 +129,7 @@ def tag_of(agent: str, session: str) -> str:
     letters = re.sub(r"[^0-9a-z]", "", session.casefold())
     if re.fullmatch(r"[0-9a-f]{12}7[0-9a-f]{19}", letters):
         return letters[-8:]  # a UUIDv7 begins with the time: sessions of one minute begin alike
-    if re.fullmatch(r"[0-9a-f]{16,64}", letters):
+    if re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{19}", letters):
         return letters[:8]
     return hashlib.sha256(f"{agent}\n{session}".encode("utf-8", "replace")).hexdigest()[:8]
 
@@ -151,11 +151,15 @@ def generate(
     """The generated part of a day from all events of it. `folders`: where each session worked, for shorter paths."""
     from replica.sessions.telling import tell
 
-    of: dict[tuple[str, str], list[Event]] = {}
+    of: dict[str, list[Event]] = {}  # by tag: what no reader could tell apart is told as one
     for event in events:
-        of.setdefault((event.agent, event.session), []).append(event)
-    told = [tell(some, zone, tuple(sorted((folders or {}).get(session, ())))) for (_, session), some in of.items()]
+        of.setdefault(tag_of(event.agent, event.session), []).append(event)
+    told = [tell(some, zone, _folders(some, folders or {})) for some in of.values()]
     return Part(day, tuple(sorted((one for one in told if one.messages), key=lambda one: one.order)), summary)
+
+
+def _folders(events: list[Event], folders: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    return tuple(sorted({folder for event in events for folder in folders.get(event.session, ())}))
 
 
 # --- a part to text
@@ -280,9 +284,10 @@ def parse(text: str) -> Page:
     if not ours:
         return Page(before, after, claimed=max(claims))
     day = _TITLE.match(ours[0])
+    day = day if day and is_day(day["date"]) else None
     reading = _Reading(ours)
     part = Part(day["date"] if day else "", reading.sessions, reading.summary)
-    edited = reading.edited if day else "its title is gone"
+    edited = reading.edited if day else "its title is gone or names no day"
     whole = len(spans) == 1 and not edited and render(part) == ours[0]
     return Page(before, after, part, part.messages, edited, whole)
 

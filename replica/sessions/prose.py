@@ -3,11 +3,12 @@
 import re
 
 LONGEST = 20_000  # characters of one text that are looked at: what is behind is a paste
+LONGEST_SENTENCE = 600
 MOST = 200  # sentences of one text
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _ENVELOPE = re.compile(r"\A\s*(?:\[[^\]\n]{1,160}\]\s*)+")
-_ENVELOPE_END = re.compile(r"(?:\n\s*\[message_id: [^\]\n]*\]\s*)+\Z")
+_ENVELOPE_END = re.compile(r"(?:\n[ \t]*\[message_id: [^\]\n]*\]\s*)+\Z")
 _TABLE = re.compile(r"^\s*\|.*\|\s*$|^\s*[|:+=-]{3,}\s*$")
 _HEADING = re.compile(r"^\s*#{1,6}\s")
 _ITEM = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+(?:\[[ xX]\]\s+)?")
@@ -72,7 +73,7 @@ def _split(paragraph: str) -> list[str]:
         parts.append(paragraph[begin : found.end()].strip())
         begin = found.end()
     parts.append(paragraph[begin:].strip())
-    return [part for part in parts if any(char.isalnum() for char in part)]
+    return [part[:LONGEST_SENTENCE] for part in parts if any(char.isalnum() for char in part)]
 
 
 def is_question(sentence: str) -> bool:

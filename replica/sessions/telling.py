@@ -21,6 +21,7 @@ TITLE, OUTCOME, ASKED, ANSWER, DECISION, COMMAND, ERROR, PATH = 110, 220, 140, 2
 MOST_THREADS, MOST_EXCHANGES, MOST_DECISIONS = 8, 24, 12
 MOST_COMMANDS, MOST_ERRORS, MOST_FILES, MOST_MODELS = 10, 8, 12, 12
 TAKEN_BACK = "(taken back) "  # said on a branch of the talk that was given up
+LONGEST_LINE = 1_000  # characters of an output's line that are looked at
 MOST_PLAIN = 4  # commands that neither leave something behind nor test or build
 FOLDED = 5  # commands not shown that are worth a line
 
@@ -32,7 +33,7 @@ def tell(events: Sequence[Event], zone: tzinfo, folders: tuple[str, ...] = ()) -
 
 class _Teller:
     def __init__(self, events: Sequence[Event], zone: tzinfo, folders: tuple[str, ...]):
-        first = min(events, key=lambda event: (event.at, event.order, event.key))
+        first = min(events, key=lambda event: (event.at, event.order, event.key, event.session))
         self.session, self.zone, self.folders = Session(events), zone, folders
         self.count = len({event.key for event in events})
         self.agent = re.sub(r"[^a-z0-9-]", "", first.agent.casefold()).lstrip("0123456789-")[:31] or "agent"
@@ -114,6 +115,9 @@ class _Teller:
         if len(shown) > MOST_EXCHANGES:
             ranked = sorted(range(len(shown)), key=lambda at: (-self.weight(shown[at], at, len(shown)), at))
             kept = set(ranked[:MOST_EXCHANGES])
+            kept |= {
+                at for at in range(len(shown)) if {at - 1, at + 1} <= kept
+            }  # to count one is as long as to tell it
         else:
             kept = set(range(len(shown)))
         skipped = 0
@@ -506,8 +510,8 @@ def telling_line(text: str) -> str:
         return ""
     faults = [line for line in lines if _TELLING.search(line) and not line.startswith(("File ", "at ", "#"))]
     if any("Traceback" in line for line in lines) and faults:
-        return faults[-1] if "Traceback" not in faults[-1] else lines[-1]
-    return (faults or lines)[0]
+        return (faults[-1] if "Traceback" not in faults[-1] else lines[-1])[:LONGEST_LINE]
+    return (faults or lines)[0][:LONGEST_LINE]
 
 
 def _error_shape(text: str) -> str:

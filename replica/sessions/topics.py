@@ -21,6 +21,7 @@ GOOD = 1.4  # what a second sentence must be worth
 RELATED = 0.22  # share of a request's words, by rarity, that a thread must know for it to go on
 
 
+LONGEST_COMMAND = 4_000  # characters
 BRANCHING = ("openclaw", "codex")  # their asides are branches: a subagent of theirs has a session of its own
 
 
@@ -35,7 +36,8 @@ class Call:
 
     @property
     def command(self) -> str:
-        return self.event.command
+        """What was run, as far as it is looked at."""
+        return self.event.command[:LONGEST_COMMAND]
 
 
 @dataclass
@@ -171,7 +173,7 @@ class Session:
         chosen: list[tuple[int, str]] = []
         size = 0
         for score, place, sentence in ranked[:6]:
-            if chosen and (score < GOOD or size + len(sentence) > most):
+            if chosen and (score < GOOD or size + len(sentence) > most or _alike(sentence, chosen[0][1])):
                 continue
             chosen.append((place, sentence))
             size += len(sentence) + 1
@@ -449,9 +451,8 @@ _PLAN = re.compile(
 )
 _EMPTY = re.compile(
     r"(?:(?:you'?re (?:absolutely )?right|great|perfect|sure|ok(?:ay)?|certainly|of course|happy to help"
-    r"|good (?:question|point|catch|idea)|got it|understood|noted|all done|"
-    r"done|here(?:'s| is| are)\b.*:|let me know\b.*|anything else.*|is there anything.*|hope (?:this"
-    r"|that) helps.*)[.!,:]?\s*)+",
+    r"|good (?:question|point|catch|idea)|got it|understood|noted|all done|done)[.!,:]*\s*)*"
+    r"(?:here(?:'s| is| are)\b.*:|(?:let me know|anything else|is there anything|hope (?:this|that) helps)\b.*)?",
     re.IGNORECASE,
 )
 
@@ -481,6 +482,7 @@ def _told(sentence: str) -> float:
 
 # What a cue is worth, by who says it. A sentence is taken as a decision from WORTH on.
 WORTH = 2.0
+ALIKE = 0.6  # share of the shorter one's words from which two sentences say the same
 _USE = (
     r"(?:use|go with|keep|make|drop|switch|move|call|name|put|set|store|require|default|stay|stick|avoid|ship"
     r"|release|skip|postpone|split|merge|adopt|"
@@ -691,12 +693,18 @@ def _listed_decisions(summary: str) -> list[str]:
     return [one for one in found if len(content_words(one)) >= 2]
 
 
+def _alike(one: str, other: str) -> bool:
+    """Whether two sentences are of nearly the same words."""
+    a, b = set(content_words(one)), set(content_words(other))
+    return len(a & b) >= ALIKE * min(len(a), len(b))
+
+
 def _distinct(found: list[Decision]) -> list[Decision]:
     """Each decision once: of those in nearly the same words the one that says it most surely. In time order."""
     kept: list[tuple[Decision, set[str]]] = []
     for one in sorted(found, key=lambda one: (-one.score, one.at, one.what)):
         words = set(content_words(one.what))
-        if all(len(words & other) < 0.6 * min(len(words), len(other)) for _, other in kept):
+        if all(len(words & other) < ALIKE * min(len(words), len(other)) for _, other in kept):
             kept.append((one, words))
     return sorted((one for one, _ in kept), key=lambda one: (one.at, one.what))
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from dataclasses import replace
 from datetime import UTC
 from zoneinfo import ZoneInfo
@@ -15,6 +16,7 @@ from replica.sessions.base import Event, Kind
 from replica.sessions.daily import FOOTER, Part
 from tests.sessions import bakery
 
+OTHER = "fedcba98-7654-4210-8edc-ba9876543210"
 NOON = 1_778_068_800_000  # 2026-05-06T12:00:00Z
 HAND = "\n## My notes\r\n\r\nNão mexer 🌊 — 0.173\n- todo\n- todo\nno newline at the end"
 
@@ -25,7 +27,13 @@ def made(only: str = "") -> Part:
 
 
 def event(kind: Kind, text: str = "", at: int = 0, **more) -> Event:
-    given = {"agent": "codex", "session": "0123456789abcdef0123", "key": f"{kind}{at}{text}", "order": at, **more}
+    given = {
+        "agent": "codex",
+        "session": "01234567-89ab-4def-8123-456789abcdef",
+        "key": f"{kind}{at}{text}",
+        "order": at,
+        **more,
+    }
     return Event(kind, at=NOON + at * 60_000, text=text, **given)
 
 
@@ -132,10 +140,10 @@ def test_a_model_switch_is_found_within_a_session_and_between_two():
     assert "- claude-code: claude-opus-4-6 (14:08) → claude-haiku-4-5 (14:16) `c90d7a52`" in text
     first = [event(Kind.PROMPT, "Hello there", 0), event(Kind.REPLY, "Hello", 1, model="a/one")]
     second = [
-        event(Kind.PROMPT, "Go on", 60, session="f" * 20), event(Kind.REPLY, "Yes", 61, session="f" * 20, model="two")
+        event(Kind.PROMPT, "Go on", 60, session=OTHER), event(Kind.REPLY, "Yes", 61, session=OTHER, model="two")
     ]  # fmt: skip
     text = daily.render(daily.generate("2026-05-06", first + second, UTC))
-    assert "- codex: one → two, with a new session (13:01) `ffffffff`\n" in text
+    assert "- codex: one → two, with a new session (13:01) `fedcba98`\n" in text
 
 
 def test_what_was_taken_back_is_told_and_marked_but_is_no_message():
@@ -194,6 +202,30 @@ def test_no_log_can_leave_its_lines(told):
     assert not any(char in text for char in "\x00\x1b\r\u202e\U000e0041")
     bare = re.sub(r"`[^`\n]*`|\\.", "", text)  # what is neither code nor escaped
     assert not any(sign in bare for sign in ("<img", "![", "[a](", "`"))
+
+
+@pytest.mark.parametrize("day", ["2026-02-30", "9999-99-99"])
+def test_a_title_that_names_no_day_is_a_persons(day):
+    page = daily.parse(daily.render(made()).replace(bakery.DAY, day))
+    assert page.edited and not page.whole
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "here is: ", "great, here's a: ", "\n", " ", "a ", "(A) x ", "- A: b\n", "`", "**a", "[", "git ", "git add ; ",
+        "'", '"', "/a", "```\n", "let me know ", "| a ", "-m '", "decision: ", "not decided ", "either or ", "i want ",
+        "[message_id: x]\n", "A.",
+    ],
+)  # fmt: skip
+def test_no_text_takes_long(piece):
+    text = "x " + piece * (60_000 // len(piece)) + "y"
+    started = time.perf_counter()
+    events = [event(Kind.PROMPT, text, 0), event(Kind.REPLY, text, 1), event(Kind.COMPACTION, text, 2)]
+    events += [event(Kind.CALL, "", 3, command=text), event(Kind.RESULT, text, 4, failed=True)]
+    part = daily.generate("2026-05-06", [*events, event(Kind.PROMPT, f"B {text}", 5)], UTC, {"x": ("/home/x/y",)})
+    assert daily.parse(daily.render(part)).whole
+    assert time.perf_counter() - started < 4
 
 
 @settings(max_examples=60, deadline=None)
