@@ -82,7 +82,7 @@ class _Teller:
     def topic(self, thread: Thread) -> str:
         name = self.session.name(thread)
         parts = [
-            self.words(self.session.outcome(thread.exchanges, OUTCOME), OUTCOME).rstrip("."),
+            self.words(self.session.outcome(thread.exchanges, OUTCOME, name), OUTCOME).rstrip("."),
             *self.deeds(thread),
         ]
         outcome = "; ".join(part for part in parts if part)

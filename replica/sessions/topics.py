@@ -134,9 +134,10 @@ class Session:
 
     @cached_property
     def title(self) -> str:
-        """What the agent or a person called it: the last name."""
+        """What the agent or a person called it: the last name of several words, or else the last."""
         titles = [" ".join(event.text.split()) for event in self.told if event.kind == Kind.TITLE]
-        return next((title for title in reversed(titles) if title), "")
+        named = [title for title in titles if title]
+        return next((title for title in reversed(named) if " " in title), named[-1] if named else "")
 
     @cached_property
     def threads(self) -> list[Thread]:
@@ -167,9 +168,12 @@ class Session:
         said = [one for exchange in thread.exchanges for one in exchange.asked or exchange.said]
         return said[0] if said else self.title
 
-    def outcome(self, exchanges: Sequence[Exchange], most: int = 220) -> str:
-        """What came of it, in one or two sentences of the replies, in at most about `most` characters; or ""."""
-        ranked = sorted(self._telling(exchanges), key=lambda one: (-one[0], -one[1]))
+    def outcome(self, exchanges: Sequence[Exchange], most: int = 220, about: str = "") -> str:
+        """What came of it, in one or two sentences of the replies, in at most about `most` characters; or "".
+
+        `about`: what was asked for; a sentence that speaks of that tells more.
+        """
+        ranked = sorted(self._telling(exchanges, set(content_words(about))), key=lambda one: (-one[0], -one[1]))
         chosen: list[tuple[int, str]] = []
         size = 0
         for score, place, sentence in ranked[:6]:
@@ -183,7 +187,7 @@ class Session:
             f" {max(chosen)[1]}" if len(chosen) > 1 else chosen[0][1] if chosen else ""
         )
 
-    def _telling(self, exchanges: Sequence[Exchange]) -> Iterable[tuple[float, int, str]]:
+    def _telling(self, exchanges: Sequence[Exchange], about: set[str]) -> Iterable[tuple[float, int, str]]:
         """The sentences of replies: how much each tells, and its place."""
         number = 0
         for place, exchange in enumerate(exchanges):
@@ -191,7 +195,8 @@ class Session:
                 said = sentences(reply.text)
                 for at, one in enumerate(said):
                     number += 1
-                    score = _told(one) + 1.6 * self.rarity.of(one) - min(1.0, 0.25 * (len(exchanges) - 1 - place))
+                    score = _told(one) + 1.6 * self.rarity.of(one) - min(0.6, 0.2 * (len(exchanges) - 1 - place))
+                    score += 0.9 * self.rarity.share(about, set(content_words(one))) if about else 0
                     score += 0.3 if at in (0, len(said) - 1) else 0  # what a reply begins or ends with is what it says
                     yield score, number, one
 
@@ -457,6 +462,7 @@ _EMPTY = re.compile(
 )
 
 _REASON = re.compile(r"\b(?:because|so that|caused by|instead of|root cause|porque|weil)\b", re.IGNORECASE)
+_FORMAL = re.compile(r"(?:committed|pushed|merged) |all \w+ tests|\d+ tests", re.IGNORECASE)  # told as a deed, too
 _NODS = re.compile(
     r"(?:understood|noted|fine|ok(?:ay)?|sure|agreed|got it|will do|you(?:'re| are) welcome)\b", re.IGNORECASE
 )
@@ -474,6 +480,8 @@ def _told(sentence: str) -> float:
     score -= 1.0 if is_question(sentence) else 0
     score -= 0.8 if words < 2 else 0.5 if words < 4 else 0
     score -= 1.2 if _NODS.match(sentence) else 0
+    score += 0.8 if _best(sentence, AGENT) >= WORTH else 0
+    score -= 0.7 if _FORMAL.match(sentence) else 0
     score -= 0.8 if sentence.endswith(":") else 0
     return score
 
