@@ -353,3 +353,16 @@ def test_three_clones_that_tidy_what_they_see_at_different_times_end_alike():
         text = read(network["c"], PATH)
         assert text.startswith(rendered()) and text[len(rendered()) :].strip() + "\n" == HAND
         assert conflicts(network) == []
+
+
+def test_an_edit_inside_the_generated_part_survives_an_update_made_elsewhere(network):
+    on(network, "a", "claude")
+    meet(network)
+    text = read(network["b"], PATH)
+    save(network["b"], PATH, text.replace("## Key Decisions\n", "## Key Decisions\n\n- We sell the car.\n"))
+    network.run("b")
+    on(network, "a")
+    meet(network)
+    assert "- We sell the car.\n" in read(network["a"], PATH)
+    done = on(network, "a")
+    assert done.action == "skipped" and "sell the car" in done.reason
