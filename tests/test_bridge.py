@@ -712,7 +712,8 @@ def test_a_new_folder_that_the_watch_names_is_looked_into():
     with Network("alice") as network:
         alice = network["alice"]
         save(alice, "replica.toml", 'exclude = ["build/**"]\n' + LINES)
-        network.run("alice")
+        bridge = network.bridge("alice")
+        bridge.run()
         save(alice, "personas/ledger/now.md", "here\n"), save(alice, "build/out/now.md", "made\n")
-        assert network.bridge("alice").collect({"build/out"}).quiet
-        assert network.bridge("alice").collect({"personas"}).taken == ["personas/ledger/now.md"]
+        assert bridge.collect({"build/out"}).quiet
+        assert bridge.collect({"personas"}).taken == ["personas/ledger/now.md"]
