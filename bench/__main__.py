@@ -23,6 +23,8 @@ BENCHES = (
     "export_qdrant",
     "recall",
     "workday",
+    "mcp",
+    "sessions",
 )
 
 

@@ -29,10 +29,17 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Decisions": {"cli.decide": ("conflicts", "resolve", "accept", "reject")},
     "Cloud memory": {"cli.cloud": ("sinks", "export", "push", "pull", "cloud")},
     "The working day": {"cli.workday": ("start", "save"), "cli.harvest": ("harvest", "migrate")},
+    "Session logs and agents": {
+        "cli.sessions": ("compare", "backfill"),
+        "cli.learn": ("learn",),
+        "cli.agents": ("connect", "disconnect"),
+        "cli.mcp": ("mcp",),
+    },
     "A look at it": {"cli.stats": ("stats",), "cli.web": ("web",)},
     "Upkeep": {"cli.upkeep": ("compact", "backup", "restore-backup")},
 }
 MODULES = {name: module.strip() for modules in SECTIONS.values() for module, names in modules.items() for name in names}
+HIDDEN = {"hook": "cli.agents"}  # what programs run, and no person
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # its home is a private module of typer
 ANY_CLICK_ERROR = typer.BadParameter.__mro__[2]
@@ -75,17 +82,17 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     )  # fmt: skip
     app.callback(invoke_without_command=True)(_start)
     asked = arguments[0] if arguments else ""
-    for name in (asked,) if asked in MODULES else MODULES:
+    for name in (asked,) if asked in {**MODULES, **HIDDEN} else MODULES:
         command = _command(name)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name, cls=Command)(command)
+            app.command(name, cls=Command, hidden=name in HIDDEN)(command)
     return app
 
 
 def _command(name: str):
-    return getattr(import_module(MODULES[name]), name.replace("-", "_"))
+    return getattr(import_module({**MODULES, **HIDDEN}[name]), name.replace("-", "_"))
 
 
 def _show_version(wanted: bool) -> None:

@@ -72,6 +72,11 @@ def _ask(folder: "Path | None", request: str, asked: dict[str, Any], tell: Calla
         raise error
 
 
+def begin(root: "Path", tell: Callable[[dict], None], **asked: Any) -> None:
+    """As `start`, for a program: `tell` gets the answer as soon as it is there. Raises ReplicaError."""
+    _ask(root, "start", asked, tell)
+
+
 async def _alone(folder: "Path | None", request: str, asked: dict[str, Any], tell: Callable[[dict], None]) -> dict:
     """`tell` comes before the goodbyes of our node, which take a quarter of a second."""
     from cli.peers import started

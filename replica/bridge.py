@@ -459,6 +459,22 @@ class Bridge:
             self._release(path)
         report.taken.append(path)
 
+    def put(self, path: str, text: str) -> guard.Hold | None:
+        """Make a document `text`, as the save of a file that showed all of it would. Why not, if the guard says so.
+
+        Nothing is held then, and nothing written. The file follows with the next `run`.
+        """
+        with self.clone.transaction():
+            rule = self.clone.rule(path)
+            document, row = self.clone.documents.find(path, rule.policy), None
+            if document.alive:
+                canonical, ids = self._content(document)
+                change = self._last_change(document)
+                row = Row(path, rule.policy, canonical.encode(), canonical, ids, change, None, None, None)
+            taken = self._take_text if rule.policy == "text" else self._take_entries
+            hold = self._left_by_tools(path, text, row, rule.policy)
+            return hold or taken(path, text, row, rule, False, False)
+
     def _left_by_tools(self, path: str, text: str, row: Row | None, policy: str) -> guard.Hold | None:
         """What another tool could not merge waits here, and is not spread."""
         if row is not None:

@@ -123,6 +123,13 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
+class Sessions:
+    """`timezone`: where a day of the session logs ends, as `Europe/Berlin`; None: as on each clone's host."""
+
+    timezone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Harvest:
     """Due at any of its thresholds. `into`: a file, or a folder (ends in "/"). `owner`: a clone or persona."""
 
@@ -174,6 +181,7 @@ class Config:
     sinks: dict[str, dict[str, Any]]
     scopes: dict[str, Scope]
     recall: Recall = Recall()
+    sessions: Sessions = Sessions()
 
     @cached_property
     def _excluded(self) -> tuple[re.Pattern, ...]:
@@ -256,6 +264,7 @@ def _config(data: dict[str, Any], text: str) -> Config:
                 "sinks": _sinks,
                 "scopes": _scopes,
                 "recall": _record(Recall, {"embedder": _embedder}),
+                "sessions": _record(Sessions, {"timezone": _timezone}),
             }
         )(data)
     except _Wrong as error:
@@ -272,6 +281,7 @@ def _config(data: dict[str, Any], text: str) -> Config:
         sinks=found.get("sinks", {}),
         scopes=found.get("scopes", {}),
         recall=found.get("recall", Recall()),
+        sessions=found.get("sessions", Sessions()),
     )
 
 
@@ -444,6 +454,25 @@ def _embedder(value: Any) -> str:
 
     wrong = fault_in(_text(value))
     _expect(not wrong, wrong)
+    return value
+
+
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,40}(?:/[A-Za-z0-9_+-]{1,40}){0,3}")
+
+
+def _timezone(value: Any) -> str:
+    """A zone's name. Where the host has no list of zones it is taken by its form: another host knows it."""
+    from zoneinfo import ZoneInfo
+
+    def is_known(name: str) -> bool:
+        try:
+            return bool(ZoneInfo(name))
+        except (KeyError, ValueError, OSError):
+            return False
+
+    formed = isinstance(value, str) and _ZONE.fullmatch(value) is not None
+    known = formed and (is_known(value) or not is_known("Europe/London"))
+    _expect(known, f'no time zone is called {_shown(value)!r}; name one as "Europe/Berlin" or "UTC"')
     return value
 
 

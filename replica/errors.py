@@ -169,5 +169,11 @@ class CannotListen(ReplicaError):
     hint = "choose another address or port with --listen HOST:PORT"
 
 
+class ForeignFile(ReplicaError):
+    """A file of another program, which cannot be changed without a risk to what else is in it; it was left alone."""
+
+    hint = "put in what `replica connect` shows by hand, or take it out"
+
+
 class UsageError(ReplicaError):
     """The command line is not right; exit code 2."""

@@ -20,10 +20,10 @@ policy = "union"
 """
 
 _DAILY = """\
-# Daily notes, one file a day: all entries of all clones, each once.
+# Daily notes, one file a day: what several clones write by hand is merged as text.
 [[documents]]
 glob = "**/????-??-??.md"
-policy = "union"
+policy = "text"
 """
 
 

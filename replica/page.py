@@ -32,8 +32,8 @@ def view(clone: Clone, node: dict | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def documents(clone: Clone) -> list[dict[str, Any]]:
-    """The live documents, the one that was changed last first."""
+def documents(clone: Clone, most: int | None = None) -> list[dict[str, Any]]:
+    """The live documents, the one that was changed last first; `most` of them, or as many as a page shows."""
     counts = dict(
         ((path, policy), count)
         for path, policy, count in clone.store.rows(
@@ -47,7 +47,7 @@ def documents(clone: Clone) -> list[dict[str, Any]]:
         " GROUP BY path, policy ORDER BY max(changed_at) DESC, path"
     )
     alive = clone.documents.latest_changes()
-    found = [row for row in rows if row[:2] in alive][:MOST_DOCUMENTS]
+    found = [row for row in rows if row[:2] in alive][: most or MOST_DOCUMENTS]
     return [
         {
             "path": path, "policy": policy, "entries": counts.get((path, policy)), "changed": clock.to_ms(changed),

@@ -45,10 +45,11 @@ class Tidied:
     renumbered: list[Renumbered] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     alike: list[str] = field(default_factory=list)  # texts of which two clones settled a conflict with the same words
+    days: list[str] = field(default_factory=list)  # daily files whose generated parts became one
 
     @property
     def changed(self) -> bool:
-        return bool(self.once or self.merged or self.renumbered or self.alike)
+        return bool(self.once or self.merged or self.renumbered or self.alike or self.days)
 
     def lines(self) -> list[str]:
         """What to tell a person, a line each."""
@@ -58,6 +59,7 @@ class Tidied:
             *(f"{gone} was the same as {kept}, which is kept" for gone, kept in self.merged),
             *(one.line for one in self.renumbered),
             *(f"{path}: two clones have settled a conflict with the same words; now once" for path in self.alike),
+            *(f"{path}: two clones wrote this day while apart; its generated part is one now" for path in self.days),
             *self.notes,
         ]
 
@@ -79,10 +81,12 @@ def tidy(clone: Clone) -> Tidied:
         marked = {doc for (doc,) in clone.store.rows(_MARKED, (origin.MARK,))}
         folders = set()
         for document in _documents(clone, changed):
-            if (document.policy == "text" or document.shared in marked) and (shown := _shown(clone, document)):
+            is_looked_at = document.policy == "text" or document.shared in marked or DAY.search(document.path)
+            if is_looked_at and (shown := _shown(clone, document)):
                 _once(clone, *shown, done)
                 _settled_alike(clone, document, done)
                 _agreed(clone, *shown)
+                _day(clone, document, done)
                 if "/" in document.path and is_file_of_its_own(document.path) and origin.origins(shown[1]):
                     folders.add(document.path.rpartition("/")[0] + "/")
         for folder in sorted(folders):
@@ -173,6 +177,7 @@ def is_file_of_its_own(path: str) -> bool:
     return adr.number_of(path) is not None or DATED.fullmatch(name) is not None
 
 
+DAY = re.compile(r"(?:^|/)\d{4}-\d\d-\d\d\.md$")
 DATED = re.compile(r"\d{4}-\d\d-\d\d-.+-[0-9a-f]{6}\.md")
 
 
@@ -352,7 +357,61 @@ def harvested_ids(clone: Clone, into: str) -> set[str]:
     return {id for text in texts for found in origin.origins(text) for id in found.ids}
 
 
+# --- daily memory files
+
+
+def _day(clone: Clone, document: Document, done: Tidied) -> None:
+    """Two clones wrote one day while apart: their generated parts become one. What a person edited is left alone."""
+    from replica.sessions import daily
+
+    if not daily.is_day(document.path.rpartition("/")[2].removesuffix(".md")):
+        return
+    shown = _shown(clone, document)  # what was put right before may have moved it
+    if shown is None:
+        return
+    document, text = shown
+    page = daily.parse(text)
+    if page.part is not None and page.part.date and not page.edited and not page.whole:
+        edit_file(clone, document.path, daily.put(text, page.part))
+        done.days.append(document.path)
+    if document.policy == "text":
+        for conflict in clone.documents.conflicts(document):
+            words = [version.text for version in conflict.versions]
+            if len(set(words)) == 1 or all(daily.is_generated(text) for text in words):
+                _review(clone, conflict)
+
+
 # --- writing a file
+
+
+def edit_file(clone: Clone, path: str, text: str) -> None:
+    """Make a document what `text` says, by whole lines and by no more of them than it takes; made if it is not there.
+
+    Raises DocumentNotFound: no rule makes that path a document.
+    """
+    from replica.sessions import daily
+
+    rule = clone.rule(path)
+    if rule is None:
+        raise DocumentNotFound(f"no rule of replica.toml makes {path!r} a document", hint="add one")
+    with clone.transaction():
+        document = clone.documents.find(path, rule.policy)
+        if rule.policy == "text":
+            if document.alive:
+                old = clone.documents.text(document)
+                clone.edit_text(path, daily.file_edits(old, text), level=rule.level)
+            else:
+                clone.edit_text(path, new=text, level=rule.level)
+            return
+        documents = clone.documents
+        live = documents.versions(document) if rule.policy == "latest" else documents.entries(document)
+        twins = (document.shared, document.private)
+        known = {id for (id,) in clone.store.rows("SELECT DISTINCT id FROM adds WHERE doc IN (?,?)", twins)}
+        base, ids = [entry.block for entry in live], [entry.id for entry in live]
+        row = clone.log.last_row()
+        ops = intake.save(base, ids, text, rule.policy, live, known, row, rule.level).ops
+        if ops:
+            clone.edit_entries(path, rule.policy, ops)
 
 
 def write_file(clone: Clone, path: str, text: str) -> None:

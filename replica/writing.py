@@ -41,7 +41,7 @@ def add(
     """
     rule = clone.rule(path)
     with clone.transaction():
-        document = _document(clone, path, rule)
+        document = writable(clone, path, rule)
         level = _level(document, rule.level if rule else 1, level)
         if document.policy == "latest":
             raise _one_text(path)
@@ -54,7 +54,8 @@ def add(
         return added
 
 
-def _document(clone: Clone, path: str, rule) -> Document:
+def writable(clone: Clone, path: str, rule) -> Document:
+    """The document of this path, or the one that it would be. Raises DocumentNotFound: it cannot be one."""
     try:
         return clone.document(path)
     except DocumentNotFound:
@@ -128,7 +129,7 @@ def add_all(
     """
     rule = clone.rule(path)
     with clone.transaction():
-        document = _document(clone, path, rule)
+        document = writable(clone, path, rule)
         if document.policy in ("text", "latest"):
             return [add(clone, path, one.text, type=one.type, tags=one.tags, level=level) for one in wanted]
         usual = rule.level if rule else 1
@@ -225,6 +226,44 @@ def _check_size(clone: Clone, document: Document, size: int, more: str) -> None:
             f"{document.path!r} would have {size:,} bytes, over the limit of {limit:,} (limits.document)",
             hint="harvest or split it, or raise the limit in replica.toml",
         )
+
+
+def edit(clone: Clone, document: Document, entry: Entry, text: str, tags: tuple[str, ...] = ()) -> Added:
+    """Put `text` in the place of an entry, or nothing: then it goes. `tags` are added to those that it has.
+
+    The level stays as it is. `new`: False when the same entry stood there already.
+
+    Raises:
+        WrongPolicy: a log only grows, or the document has no entries.
+        TooLarge, UsageError: as `add`.
+    """
+    if document.policy == "log":
+        raise WrongPolicy(f"{document.path!r} is a log, and a log only grows", hint="add a line that puts it right")
+    if document.policy != "union":
+        raise WrongPolicy(f"{document.path!r} is one text and has no entries", hint="write it as a whole")
+    with clone.transaction():
+        level = 0 if entry.private else 1
+        if not text.strip():
+            clone.edit_entries(document.path, document.policy, [(level, Remove(entry.dots))])
+            return Added(entry.id, document.path, "", True)
+        text = compose(text, document.policy)
+        if text == entry.text:
+            return Added(entry.id, document.path, text, False)
+        others = clone.documents.entries(document)
+        _check_size(clone, document, sum(len(f"{e.lead}{e.text}\n".encode()) for e in others), text)
+        twin = next((e for e in others if (e.role, e.text) == (ENTRY, text) and (entry.private or not e.private)), None)
+        if twin is not None:
+            clone.edit_entries(document.path, document.policy, [(level, Remove(entry.dots))])
+            return Added(twin.id, document.path, text, False)
+        occurrence = free_occurrence(clone, document, ENTRY, text)
+        meta = {**entry.meta, **({"tags": _more_tags(entry, tags)} if tags else {})}
+        new = Add(ENTRY, text, occurrence, entry.lead, entry.place, entry.dots, meta)
+        clone.edit_entries(document.path, document.policy, [(level, new)])
+        return Added(block_id(ENTRY, text, occurrence), document.path, text, True)
+
+
+def _more_tags(entry: Entry, tags: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys([*entry.meta.get("tags", ()), *tags]))[: changes.MAX_TAGS]
 
 
 # --- one entry, as a block that is read back as just that

@@ -23,9 +23,9 @@ MANY = 5  # members in JSON
 
 async def start(
     node: Node, patience: Patience, *, persona: str | None = None, format: str = "text",
-    most: int = 10_000,
+    most: int = 10_000, wait: float = START_WAIT,
 ) -> dict[str, Any]:  # fmt: skip
-    """Begin a session: meet peers, bring files up to date; `page` is what to print.
+    """Begin a session: meet peers, for `wait` seconds at most, bring files up to date; `page` is what to print.
 
     Raises UsageError: no such format, or too little room.
     """
@@ -40,7 +40,7 @@ async def start(
     taken = bridge.run(session=True)
     row = clone.log.last_row()
     node.hurry()
-    met = await meet(node, START_WAIT, patience._replace(give=False))
+    met = await meet(node, wait, patience._replace(give=False))
     tidied = tidy.tidy(clone)
     written = bridge.run(session=True) if clone.log.last_row() != row or taken.look_again else Report()
     clone.log.refresh()

@@ -149,7 +149,7 @@ def safe_url(url: str, service: str) -> str:
     except ValueError:
         parts, host = urlsplit(""), ""
     if host and not (parts.username or parts.query or parts.fragment):
-        if parts.scheme == "https" or (parts.scheme == "http" and _is_here(host)):
+        if parts.scheme == "https" or (parts.scheme == "http" and is_here(host)):
             return url
         if parts.scheme == "http":
             raise SinkError(
@@ -162,7 +162,7 @@ def safe_url(url: str, service: str) -> str:
     )  # fmt: skip
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
     import ipaddress
 
     try:

@@ -48,6 +48,8 @@ _MOVED = re.compile(
     r"(?=.*\b(?:ctr|conversion|click|open rate|engagement|roas|cpa|cpc|latency|throughput|p9[59]|revenue|retention)\b)",
     re.IGNORECASE | re.DOTALL,
 )
+# A line of an entry that says it (replica/learn/entry.py): it stays with the words where they are moved by hand.
+_SAID = re.compile(r"^[ \t]*- type: (" + "|".join(TYPES) + r")$", re.MULTILINE)
 _HASHTAG = re.compile(r"(?<![\w/#&])#([^\W\d_][\w/-]{1,40})", re.UNICODE)
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _FRONT_TAGS = re.compile(r"\A---\n(?:.*\n)*?tags:[ \t]*(?:\[([^\]\n]*)\]|((?:\n[ \t]*-[ \t]+[^\n]+)+))", re.IGNORECASE)
@@ -57,6 +59,8 @@ def type_of(text: str, document: str, said: str | None = None) -> str:
     """`said`: the type that whoever wrote it gave; it stands, whatever it is."""
     if said:
         return said
+    if "- type: " in text[:6_000] and (line := _SAID.search(text[:6_000])) is not None:
+        return line[1]
     found = _LABEL.match(text[:200])
     if found:
         return next(kind for at, (kind, _) in enumerate(_LABELS) if found[f"t{at}"])

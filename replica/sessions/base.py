@@ -57,7 +57,7 @@ class Damage(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How far a log was read: what to go on from. `head`: of its first bytes, so that another file is noticed."""
+    """How far a log was read: what to go on from. `head`: a hash of what was read, so that another file is noticed."""
 
     offset: int = 0
     line: int = 0
@@ -67,7 +67,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """One log of one format. `folder`: where the agent worked ("" where the log does not say)."""
+    """One log of one format. `size` and `modified` of a database include its write-ahead log."""
 
     path: Path
     agent: str
@@ -76,26 +76,35 @@ class LogFile:
     modified: int  # nanoseconds since 1970
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the reading is. Whoever has stored all events before it may store `place`, and go on there.
+
+    `folders`: where the sessions of the events since the last Progress worked, as far as it was said. A log of several
+    sessions has a Progress between them.
+    """
+
+    place: Place
+    folders: frozenset[str] = field(default_factory=frozenset)
+
+
 class Reader(Protocol):
-    """One adapter. Streams: never more than one record in memory, and never fails on a record."""
+    """One adapter. Streams: never more than one record in memory, and never fails on a record.
+
+    What was read before is told again where the log has become another one, and where it shows what was said before in
+    another light (a branch was given up, turns were taken back). An event whose key was told already is that one: its
+    text stays, and its `aside` is what was told last.
+    """
 
     format: str
 
-    def read(self, log: LogFile, place: Place = Place()) -> Iterator[Event | Damage | "Progress"]:
+    def read(self, log: LogFile, place: Place = Place()) -> Iterator[Event | Damage | Progress]:
         """What the log holds behind `place`; a `Progress` now and then, and always at the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the reading is. Whoever has stored all events before it may store `place`, and go on there."""
-
-    place: Place
-    folders: frozenset[str] = field(default_factory=frozenset)  # where the session worked, as far as it was said
 
 
 # --- our own words in others' logs
 
-# What `replica` gives an agent at its start stands between these, so that it is never taken for something said.
+# What `replica` gives an agent at its start stands between these, so that it is never taken for what was said.
 BEGIN_MEMORY = "[memory from replica: begin]"
 END_MEMORY = "[memory from replica: end]"
 _OURS = re.compile(re.escape(BEGIN_MEMORY) + r".*?(?:" + re.escape(END_MEMORY) + r"|\Z)", re.DOTALL)

@@ -1,0 +1,1 @@
+"""Session logs, and what is made of them."""
