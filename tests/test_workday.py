@@ -516,8 +516,8 @@ def test_save_ends_with_1_where_the_line_cannot_be_noted_and_does_the_rest(repli
 def test_wrong_usage_of_start_says_what_is_right_also_where_a_node_answers(replica):
     wrong = {("--format", "html"): "'html' is no format", ("--max-chars", "10"): "too few",
              ("--persona", "a/b"): "no name for a persona"}  # fmt: skip
-    for running in (False, True):
-        if running:
+    for has_node in (False, True):
+        if has_node:
             replica("up", "--detach", "--no-mdns")
         try:
             for arguments, words in wrong.items():
