@@ -21,7 +21,7 @@ EVENTS = ("session-start", "pre-compact", "session-end")
 
 # Seconds.
 PATIENCE = 0.8  # from our first line to the memory's last; Python has begun up to a tenth before, and has to end
-PEERS = 0.2  # to wait for peers at the start of a session; less where the machine is slow
+PEERS = 0.2  # to wait for peers at the start of a session; less where the machine is slow, or the folder large
 WRITING = 0.25  # what the page itself may take
 SETTLE = 1.0  # in which an agent writes the last of its log: some do it while they end
 INPUT = 0.5  # to wait for what an agent tells us
@@ -132,8 +132,7 @@ def page(root: Path, until: float) -> None:
 
     with contextlib.suppress(AttributeError):  # Windows has no alarm
         signal.alarm(LEAVE)
-    wait = min(PEERS, max(0.0, until - time.monotonic() - WRITING))
-    begin(root, tell, format="markdown", most=PAGE, wait=wait)
+    begin(root, tell, format="markdown", most=PAGE, wait=PEERS, until=until - WRITING)
 
 
 def framed(page: str) -> str:

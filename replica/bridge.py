@@ -189,7 +189,8 @@ class Bridge:
 
     def _look(self) -> folder.Found:
         config = self.clone.config
-        found = folder.look(self.root, lambda path: self.clone.rule(path) is not None, config.excluded)
+        # The rules as they are now, once: asked of the clone, each path would be a question to the store.
+        found = folder.look(self.root, lambda path: path == CONFIG or config.rule(path) is not None, config.excluded)
         self._sweep(found)
         return found
 

@@ -23,9 +23,12 @@ MANY = 5  # members in JSON
 
 async def start(
     node: Node, patience: Patience, *, persona: str | None = None, format: str = "text",
-    most: int = 10_000, wait: float = START_WAIT,
+    most: int = 10_000, wait: float = START_WAIT, until: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Begin a session: meet peers, for `wait` seconds at most, bring files up to date; `page` is what to print.
+
+    `until`: when to wait for peers no more, by the monotonic clock, which all processes of a machine share. Files come
+    first, and in a large folder they take what there is.
 
     Raises UsageError: no such format, or too little room.
     """
@@ -40,6 +43,7 @@ async def start(
     taken = bridge.run(session=True)
     row = clone.log.last_row()
     node.hurry()
+    wait = wait if until is None else min(wait, max(0.0, until - time.monotonic()))
     met = await meet(node, wait, patience._replace(give=False))
     tidied = tidy.tidy(clone)
     written = bridge.run(session=True) if clone.log.last_row() != row or taken.look_again else Report()
