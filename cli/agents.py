@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import Dir, Json, cell, emit, root_of, table, words
+from cli.common import Dir, Json, cell, emit, opened, root_of, table, words
 from replica.errors import ForeignFile, ReplicaError, UsageError
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ def connect(
         raise UsageError(f"{scope!r} is no scope", hint="it is project or user")
     place = _place(root)._replace(scope=scope or wiring.usual_scope(wired, root))
     changes = wiring.connecting(wired, place)
+    _refuse_documents(root, changes)
     refused = [change for change in changes if change.action == "refused"]
     backups = [] if dry_run else wiring.connect(wired, place, changes)
     by_hand = [change for change in changes if change.action in ("refused", "absent")]
-    told = known.to_do(wired, place)
+    written = [change.file for change in changes if change.action not in ("absent", "refused")]
+    told = [*known.to_do(wired, place), *_to_ignore(place, [*written, *wiring.backups(wired, root)])]
     if json:
         emit({
             **_report(wired, place, changes, dry_run), "backups": [os.fspath(file) for file in backups],
@@ -65,14 +67,15 @@ def connect(
     else:
         _tell(changes, dry_run)
         for change in by_hand:
-            words(f"{change.file}: left alone: {change.why or 'it is not there'}; by hand, put into it:")
+            words(f"{_left_alone(change)}; by hand, put into it:")
             typer.echo(known.snippet(change.target), nl=False)
         for file in backups:
             words(f"what it was before is in {file}")
         if not any(change.to_do for change in changes) and not refused:
             words(f"{wired.title} is connected already: nothing to change")
         else:
-            words(f"{wired.title} would be connected" if dry_run else f"{wired.title} is connected to {root}")
+            how = "in part, " if refused else ""
+            words(f"{wired.title} would be connected" if dry_run else f"{wired.title} is connected {how}to {root}")
         for line in told:
             words(f"to do: {line}")
     if refused:
@@ -107,7 +110,7 @@ def disconnect(
             words(f"{wired.title} is not connected: nothing to change")
     if refused := [change for change in changes if change.action == "refused"]:
         for change in refused:
-            words(f"{change.file}: left alone: {change.why}")
+            words(_left_alone(change))
         raise ForeignFile(f"{len(refused)} files could not be changed safely")
 
 
@@ -143,6 +146,32 @@ def _place(root: Path) -> "Place":
     except RuntimeError:
         raise ReplicaError("your home folder is not known", hint="set HOME") from None
     return Place(root, project_of(root, home), "project", home, os.environ)
+
+
+def _refuse_documents(root: Path, changes: list["Change"]) -> None:
+    """Raises ReplicaError: what would be written is shared, and holds paths of this machine."""
+    from replica.agents import wiring
+
+    if not any(change.to_do and change.file.is_relative_to(root) for change in changes):
+        return
+    with opened(root) as clone:
+        found = wiring.documents(changes, root, lambda path: clone.rule(path) is not None)
+    if found:
+        folder = found[0].parent.relative_to(root).as_posix()
+        raise ReplicaError(
+            f"{found[0]} would be shared with all clones, and it holds paths of this machine; nothing was changed",
+            hint=f'add "{folder}/**" to exclude in replica.toml, or take another --scope',
+        )
+
+
+def _to_ignore(place: "Place", files: list[Path]) -> list[str]:
+    """What to keep from being committed: paths of this machine are no business of a team's."""
+    from replica.agents.ignored import committable
+
+    found = committable(place.project, files)
+    if not found:
+        return []
+    return [f"keep from being committed (a line each in .git/info/exclude, or .gitignore): {', '.join(found)}"]
 
 
 def _list(root: Path, json: bool) -> None:
@@ -183,6 +212,11 @@ def _tell(changes: list["Change"], dry_run: bool) -> None:
     for change in changes:
         if change.to_do:
             words(f"{change.file}: {'would be ' if dry_run else ''}{change.action}")
+
+
+def _left_alone(change: "Change") -> str:
+    why = (change.why or "it is not there").removeprefix(os.fspath(change.file)).lstrip(",: ")
+    return f"{change.file}: left alone: {why}"
 
 
 def _difference(change: "Change") -> list[str]:

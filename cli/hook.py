@@ -255,8 +255,12 @@ def _remember(folder: Path, agent: str, over: bool) -> None:
     file = folder / f"{agent}.{'over' if over else 'goes-on'}.json"
     if not file.exists():  # what waits there came earlier, and asks for more days
         beside = file.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps({"agent": agent, "over": over, "time": time.time()}), "utf-8")
-        beside.replace(file)
+        try:
+            beside.write_text(json.dumps({"agent": agent, "over": over, "time": time.time()}), "utf-8")
+            beside.replace(file)
+        except OSError:  # a full disk keeps nothing; what is half written would lie there for ever
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def _waiting(folder: Path) -> list[Path]:

@@ -284,7 +284,8 @@ def found(agent: Agent, place: Place) -> bool:
 
 def to_do(agent: Agent, place: Place) -> list[str]:
     """What remains to be done by a person."""
-    server = [] if find_spec("mcp") else ["for the MCP server: pip install 'memory-replica[mcp]'"]
+    # The part that came with version 2.3 of the SDK: an older one serves nothing of ours.
+    server = [] if find_spec("mcp_types") else ["for the MCP server: pip install 'memory-replica[mcp]'"]
     return [*agent.approve(place), *server]
 
 

@@ -6,10 +6,11 @@ ours is taken out. What we did is kept in `.replica/agents.json`; without that, 
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,11 +53,12 @@ class Kept:
 
 @dataclass
 class Connection:
-    """One agent, as it is connected to this clone."""
+    """One agent, as it is connected to this clone, which lay at `root` then."""
 
     scope: str
     project: str
     files: dict[str, Kept] = field(default_factory=dict)
+    root: str = ""
 
 
 class Change(NamedTuple):
@@ -88,7 +90,7 @@ class Change(NamedTuple):
 def connecting(agent: Agent, place: Place) -> list[Change]:
     """What connecting changes. Raises ReplicaError: it is connected at another scope."""
     connection = connections(place.root).get(agent.name)
-    if connection and connection.files and (connection.scope, connection.project) != _where(place):
+    if connection and connection.files and not _is_there(connection, place):
         raise ReplicaError(
             f"{agent.name} is connected already, at scope {connection.scope} of {connection.project}",
             hint=f"first: replica disconnect {agent.name}",
@@ -118,8 +120,18 @@ def disconnecting(agent: Agent, place: Place) -> list[Change]:
     return [change for change in changes if change.action != "absent"]
 
 
+def documents(changes: list[Change], root: Path, is_document: Callable[[str], bool]) -> list[Path]:
+    """The files that would be begun or changed and are shared with other machines, to which ours say nothing."""
+    inside = [change.file for change in changes if change.to_do and change.file.is_relative_to(root)]
+    return [file for file in inside if is_document(file.relative_to(root).as_posix())]
+
+
 def _where(place: Place) -> tuple[str, str]:
     return place.scope, os.fspath(place.project)
+
+
+def _is_there(connection: Connection, place: Place) -> bool:
+    return connection.scope == place.scope and (place.scope == "user" or connection.project == os.fspath(place.project))
 
 
 def _connecting(target: Target, root: Path, kept: Kept | None) -> Change:
@@ -165,6 +177,8 @@ def _disconnecting(target: Target, root: Path, kept: Kept | None) -> Change:
             begun = target.form == "text" or (kept is not None and kept.backup is None)
             after = None if begun and rest != text and _is_empty(rest) else rest.encode()
     except ForeignFile as error:
+        if before is not None and not _names(before.decode(errors="replace"), root):
+            return Change(target, "absent")  # nothing in it names this clone
         return Change(target, "refused", before, before, why=str(error))
     action = "unchanged" if after == before else "removed" if after is None else "changed"
     return Change(target, action, before, after)
@@ -324,7 +338,7 @@ def connect(agent: Agent, place: Place, changes: list[Change]) -> list[Path]:
         if not change.to_do:
             continue
         everything = connections(place.root)
-        connection = everything.setdefault(agent.name, Connection(*_where(place)))
+        connection = everything.setdefault(agent.name, Connection(*_where(place), root=os.fspath(place.root)))
         before = connection.files.get(os.fspath(change.file))
         kept = Kept(_hash(change.after), None, [list(step) for step in change.made], before.folders if before else [])
         kept.folders += [os.fspath(folder) for folder in _missing(change.file.parent)]
@@ -362,7 +376,7 @@ def disconnect(agent: Agent, place: Place, changes: list[Change]) -> list[Path]:
     if gone is not None:
         left = {file: kept for file, kept in gone.files.items() if Path(file).exists()}
         if left:  # what was refused can be tried again
-            everything[agent.name] = Connection(gone.scope, gone.project, left)
+            everything[agent.name] = dataclasses.replace(gone, files=left)
         _save(place.root, everything)
     for folder in sorted(folders, key=len, reverse=True):
         with contextlib.suppress(OSError):  # somebody uses it, or it is gone
@@ -432,13 +446,37 @@ def connections(root: Path) -> dict[str, Connection]:
     """The agents that this clone is connected to, as far as it was written down."""
     try:
         found = json.loads((root / FOLDER / RECORD).read_text("utf-8"))
-        return {
-            name: Connection(one["scope"], one["project"], {file: Kept(**kept) for file, kept in one["files"].items()})
+        written = {
+            name: Connection(**{**one, "files": {file: Kept(**kept) for file, kept in one["files"].items()}})
             for name, one in found.items()
             if name in AGENTS
         }
+        return {name: _here(one, root) for name, one in written.items() if not _is_copied(one, root)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _is_copied(one: Connection, root: Path) -> bool:
+    """Whether this folder is a copy of the clone that was connected: what was written is that one's."""
+    return bool(one.root) and one.root != os.fspath(root) and os.path.isdir(os.path.join(one.root, FOLDER))
+
+
+def _here(one: Connection, root: Path) -> Connection:
+    """What was written for a project that lies elsewhere by now, with the clone in it: its files went with it."""
+    inside = os.path.relpath(one.root or root, one.project)
+    project = Path(os.path.normpath(root / os.path.relpath(".", inside)))
+    if not one.root or one.root == os.fspath(root) or os.path.isdir(one.project) or project / inside != root:
+        return one
+
+    def now(file: str) -> str:
+        moved = Path(file).is_relative_to(one.project)
+        return os.fspath(project / Path(file).relative_to(one.project)) if moved else file
+
+    files = {
+        now(file): Kept(kept.after, kept.backup and now(kept.backup), kept.made, [now(name) for name in kept.folders])
+        for file, kept in one.files.items()
+    }
+    return Connection(one.scope, os.fspath(project), files, os.fspath(root))
 
 
 def _save(root: Path, everything: dict[str, Connection]) -> None:
@@ -461,6 +499,12 @@ def state(agent: Agent, place: Place) -> tuple[str, str]:
         if connection and connection.files:
             return "partly" if "unchanged" in actions else "old", scope
     return "no", ""
+
+
+def backups(agent: Agent, root: Path) -> list[Path]:
+    """What the files were before us, as far as it was written down where that is kept."""
+    connection = connections(root).get(agent.name)
+    return [Path(kept.backup) for kept in connection.files.values() if kept.backup] if connection else []
 
 
 def usual_scope(agent: Agent, root: Path) -> str:

@@ -322,10 +322,56 @@ def test_a_clone_that_was_moved_replaces_what_named_its_old_place(tmp_path):
     old = somewhere(tmp_path)._replace(scope="user")
     connect("gemini", old)
     old.root.rename(tmp_path / "moved")
-    new = old._replace(root=tmp_path / "moved")
+    new = old._replace(root=tmp_path / "moved", project=tmp_path / "moved")
     connect("gemini", new)
     held = (tmp_path / "home/.gemini/settings.json").read_text()
     assert str(old.root) not in held.replace(str(new.root), "") and held.count(str(new.root)) == 4
+
+
+@pytest.mark.parametrize("name", JSON_AGENTS)
+def test_a_project_that_was_moved_is_connected_anew_and_comes_back_to_the_byte(name, tmp_path):
+    project, home = tmp_path / "old", tmp_path / "home"
+    (project / "memory" / ".replica").mkdir(parents=True)
+    put(project / ".claude" / "settings.local.json", '{"theme": 1}\n')
+    put(home / ".openclaw" / "openclaw.json", "{}")
+    before = files(project)
+    place = Place(project / "memory", project, "project", home, {})
+    connect(name, place)
+    moved = tmp_path / "new" / "place"
+    moved.parent.mkdir()
+    project.rename(moved)
+    place = place._replace(root=moved / "memory", project=moved)
+    assert wiring.state(AGENTS[name], place) == ("old", "project")
+    connect(name, place)
+    held = b"".join([*files(moved).values(), *files(home).values()])
+    assert os.fsencode(project) not in held and os.fsencode(moved) in held
+    assert wiring.state(AGENTS[name], place) == ("connected", "project")
+    disconnect(name, place)
+    assert files(moved) == before
+    assert files(home) == {".openclaw/openclaw.json": b"{}"}
+
+
+def test_what_is_written_of_a_clone_says_nothing_of_its_copy(tmp_path):
+    place = somewhere(tmp_path)
+    connect("claude-code", place)
+    before = files(place.root)
+    shutil.copytree(place.root, tmp_path / "copy")
+    copy = place._replace(root=tmp_path / "copy", project=tmp_path / "copy")
+    assert wiring.connections(copy.root) == {}
+    disconnect("claude-code", copy)
+    assert files(place.root) == before and wiring.state(AGENTS["claude-code"], place) == ("connected", "project")
+
+
+def test_where_a_user_works_does_not_matter_to_what_is_connected_everywhere(place):
+    connect("gemini", place._replace(scope="user"))
+    assert not any(change.to_do for change in connect("gemini", place._replace(scope="user", project=place.home)))
+
+
+def test_a_file_that_holds_nothing_of_ours_is_none_to_disconnect(place):
+    put(target("codex", place, "hooks.json"), "{ // mine\n}")
+    assert wiring.disconnecting(AGENTS["codex"], place) == []
+    put(target("codex", place, "hooks.json"), f'{{ // mine\n"command": "x --dir {place.root}"}}')
+    assert [change.action for change in wiring.disconnecting(AGENTS["codex"], place)] == ["refused"]
 
 
 def test_a_server_of_somebody_else_keeps_its_name(place):
@@ -590,6 +636,63 @@ def test_a_file_with_comments_gets_its_entries_shown(terminal):
     assert file.read_text() == "{\n  // mine\n}\n"
     shown = terminal.json("connect", "claude-code", code=1)
     assert json.loads(shown["by_hand"][str(file)])["hooks"].keys() == {"SessionStart", "PreCompact", "SessionEnd"}
+
+
+def test_what_was_left_alone_is_named_once_and_the_rest_is_called_a_part(terminal):
+    file = terminal.root / ".claude" / "settings.local.json"
+    put(file, "{\n  // mine\n}\n")
+    terminal("connect", "claude-code", code=1)
+    assert terminal.err.count(str(file)) == 1 and f"is connected in part, to {terminal.root}" in terminal.err
+    terminal("disconnect", "claude-code")
+    assert str(file) not in terminal.err
+
+
+def test_what_would_be_shared_is_not_written(terminal):
+    before = files(terminal.root.parent)
+    for options in ((), ("--dry-run",)):
+        terminal("connect", "openclaw", "--scope", "project", *options, code=1)
+        assert "HOOK.md would be shared with all clones" in terminal.err
+        assert 'hint: add "hooks/replica/**" to exclude' in terminal.err
+        assert files(terminal.root.parent) == before
+    terminal.save(
+        "replica.toml", terminal.read("replica.toml").replace("exclude = [", 'exclude = ["hooks/replica/**", ')
+    )
+    terminal("sync")
+    terminal("connect", "openclaw", "--scope", "project")
+    terminal("sync")
+    assert "HOOK.md" not in terminal("ls")
+
+
+def git(folder: Path, *words: str) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("no git here")
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_what_git_would_commit_is_named(terminal):
+    git(terminal.root, "init", "-q")
+    put(terminal.root / ".codex" / "config.toml", 'model = "x"\n')
+    written = [".codex/config.toml", ".codex/config.toml.before-replica", ".codex/hooks.json"]
+
+    def told() -> str:
+        return "\n".join(terminal.json("connect", "codex")["approve"])
+
+    first = told()
+    assert all(path in first for path in written) and "info/exclude" in first and told() == first
+    put(terminal.root / ".gitignore", "hooks.json\n*.before-replica\n")
+    assert ".codex/config.toml" in told() and "before-replica" not in told() and "hooks.json" not in told()
+    put(terminal.root / ".gitignore", ".codex/\n")
+    assert "committed" not in told()
+    git(terminal.root, "add", "-f", ".codex/config.toml")  # what is in the index is committed, whatever is ignored
+    assert ".codex/config.toml" in told()
+    terminal("disconnect", "codex")
+    (terminal.root / ".git").rename(terminal.root / "no-git")
+    assert "committed" not in told()
+
+
+def test_an_older_sdk_is_named_as_none(place, monkeypatch):
+    monkeypatch.setattr(known, "find_spec", lambda name: None if name == "mcp_types" else object())
+    assert "for the MCP server: pip install 'memory-replica[mcp]'" in known.to_do(AGENTS["codex"], place)
 
 
 def test_what_is_pasted_by_hand_counts_as_connected(terminal, tmp_path):
