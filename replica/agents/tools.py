@@ -223,6 +223,9 @@ def _read(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
         return _read_entries(clone, document, given)
     text = clone.documents.text(document)
     fields = _about(clone, document, text)
+    private = sum(entry.private for entry in _entries_of(clone, document))
+    if private:
+        fields["private_entries"] = private
 
     def head(start: int, end: int, total: int) -> str:
         return _head(fields, shown_range(start, end, total))
@@ -244,12 +247,18 @@ def _about(clone: Clone, document: Document, text: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _entries_of(clone: Clone, document: Document) -> list[Entry]:
+    return clone.documents.entries(document) if document.policy in ("union", "log") else []
+
+
 def _may_wait(clone: Clone, document: Document) -> bool:
     return (document.path, document.policy) in clone.documents.disputed()
 
 
 def _head(fields: dict[str, Any], range: str) -> str:
     private = ", private" if fields["private"] else ""
+    if fields.get("private_entries"):
+        range += f"\n{fields['private_entries']:,} of its entries are private: read it without whole to see which"
     waits = f"\n{fields['conflicts']} wait for a decision: memory_conflicts" if fields["conflicts"] else ""
     return (
         f"{label(fields['document'])} ({fields['policy']}{private}), version {fields['version']}, {range}\n"
@@ -339,6 +348,7 @@ def _listed(one: dict[str, Any], disputed: bool) -> Row:
 
 def _append(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
     path = _path(clone, given["document"])
+    _refuse_rules(path)
     _take_in(desk, clone, path)
     text, redacted = redacted_text(given["text"])
     rule = clone.rule(path)
@@ -356,10 +366,14 @@ def _append(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
     return _published(desk, clone, path, said, fields, redacted)
 
 
-def _write(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
-    path = _path(clone, given["document"])
+def _refuse_rules(path: str) -> None:
     if path == CONFIG:
         raise Refused(f"{CONFIG} says what is shared with whom: it is for people", hint="ask the person to edit it")
+
+
+def _write(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
+    path = _path(clone, given["document"])
+    _refuse_rules(path)
     _take_in(desk, clone, path)
     if given["entry"] is not None:
         return _write_entry(desk, clone, path, given)

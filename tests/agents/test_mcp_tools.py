@@ -275,6 +275,8 @@ def test_what_looks_like_an_accident_is_refused_and_nothing_held(network, agent)
     for new in ("# A\n", "", "  \n", "<<<<<<< a\n=======\n>>>>>>> b\n" + text, "x" * 1_000_000):
         agent.refused("write", document="a-buffer.md", text=new, version=version)
     agent.refused("write", document="replica.toml", text="[limits]\n")
+    agent.refused("append", document="replica.toml", text="[limits]\n")
+    assert "ask the person" in agent.text
     network.run("laptop")
     assert clone.text("a-buffer.md") == text and not network.bridge("laptop").held()
 
@@ -297,6 +299,9 @@ def test_level_0_is_read_here_marked_and_stays_here(network, agent):
     row = agent("read", document="a-buffer.md")["entries"][-1]
     assert row["private"] and "private" in agent.text
     assert agent("search", query="between us")["hits"][0]["private"]
+    assert agent("read", document="a-buffer.md", whole=True)["private_entries"] == 1
+    assert "1 of its entries are private: read it without whole" in agent.text
+    assert "private_entries" not in agent("read", document="SESSION_LOG.md", whole=True)
     agent("write", document="a-buffer.md", entry=row["entry"], text="between us two")
     text = network["laptop"].text("a-buffer.md")
     agent("write", document="a-buffer.md", text=text + "- for all\n", version=agent.version("a-buffer.md"))
