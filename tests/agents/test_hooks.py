@@ -433,6 +433,17 @@ def test_files_that_are_none_of_ours_do_no_harm(stage):
     wait_for(lambda: stage.ran() == ["backfill", "backfill", "save"] and not hook._waiting(folder))
 
 
+def test_an_end_that_cannot_be_noted_leaves_nothing_half_written(stage, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    folder = stage.root / ".replica" / hook.WAITING
+    with pytest.raises(OSError, match="No space"):
+        hook._remember(folder, "codex", True)
+    assert list(folder.iterdir()) == []
+
+
 # --- with the commands themselves
 
 
@@ -442,6 +453,30 @@ def test_an_end_takes_in_the_files_of_a_clone(replica):
     wait_for(lambda: "replica save" in log(replica.root) and log(replica.root).rstrip().endswith("exit code 0"))
     assert replica("show", "activeContext.md") == "retries have jitter\n"
     assert "activeContext.md" in replica("show", "SESSION_LOG.md")
+
+
+def test_no_program_that_lies_in_the_agents_folder_or_the_clone_is_run(replica, tmp_path):
+    project, trace = tmp_path / "project", tmp_path / "ran"
+    for folder in (project, replica.root):
+        for name in ("cli", "replica", "transport", "mcp", "json", "runpy", "sitecustomize", "usercustomize"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "__init__.py").write_text(f"open({str(trace)!r}, 'a').write({name!r})\n")
+            (folder / f"{name}.py").write_text((folder / name / "__init__.py").read_text())
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(project),
+        "PYTHONSTARTUP": str(project / "json.py"),
+        "HOME": str(project),
+    }
+    for folder in (project, replica.root):
+        for event in hook.EVENTS:
+            done = subprocess.run(
+                command(event, replica.root), cwd=folder, env=environ, input=b"{}", capture_output=True, timeout=60,
+                check=True,
+            )  # fmt: skip
+            assert done.stderr == b"" and done.stdout[:1] in (b"", b"{")
+    wait_for(lambda: not hook._waiting(replica.root / ".replica" / hook.WAITING))
+    assert "exit code 0" in log(replica.root) and not trace.exists()
 
 
 def test_what_was_said_in_a_session_is_memory_after_its_end(replica, tmp_path, monkeypatch):
