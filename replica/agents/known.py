@@ -85,6 +85,20 @@ def project_of(root: Path, home: Path) -> Path:
     return root
 
 
+def _repository(project: Path) -> Path:
+    """The folder under which Claude Code keeps what is of a project: for all working trees of a repository, the first.
+
+    A further one has a file `.git` that names its part of the repository, in which `commondir` leads to the whole.
+    """
+    project = Path(os.path.realpath(project))
+    try:
+        part = project / (project / ".git").read_text("utf-8").removeprefix("gitdir:").strip()
+        whole = Path(os.path.realpath(part / (part / "commondir").read_text("utf-8").strip()))
+    except (OSError, ValueError):  # the first one, a submodule, or no repository
+        return project
+    return whole.parent if whole.name == ".git" else project
+
+
 # --- what is run
 
 
@@ -190,7 +204,7 @@ def _claude(place: Place, run: Commands) -> list[Target]:
         settings, where = _claude_folder(place) / "settings.json", ("mcpServers", SERVER)
     else:
         settings = place.project / ".claude" / "settings.local.json"
-        where = ("projects", Path(os.path.realpath(place.project)).as_posix(), "mcpServers", SERVER)
+        where = ("projects", _repository(place.project).as_posix(), "mcpServers", SERVER)
     return [Target(settings, "json", tuple(hooks)), Target(state, "json", (Wish(where, server),))]
 
 

@@ -501,6 +501,30 @@ def test_a_project_is_the_working_tree_and_never_the_home_folder(tmp_path):
     assert known.project_of(root, tmp_path / "home") == tmp_path / "home" / "work"
 
 
+def test_claude_code_finds_the_server_in_every_working_tree_of_a_repository(terminal):
+    first, second = terminal.root.parent / "first", terminal.root
+    first.mkdir()
+    git(first, "init", "-q")
+    git(first, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x")
+    git(first, "worktree", "add", "-q", "../tree")
+    shutil.copy(first.parent / "tree" / ".git", second / ".git")
+    state = Path(os.environ["HOME"]) / ".claude.json"
+    terminal("connect", "claude-code")
+    assert list(json.loads(state.read_text())["projects"]) == [os.path.realpath(first)]
+    assert terminal.json("connect")["agents"][0] | {"found": 0} == {
+        "agent": "claude-code", "found": 0, "state": "connected", "scope": "project",
+    }  # fmt: skip
+    terminal("disconnect", "claude-code")
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("said", ["gitdir: ../elsewhere/.git/modules/x\n", "", "\0", "gitdir: ", "gitdir: /dev/null"])
+def test_a_working_tree_that_is_not_a_further_one_is_its_own_project(place, said):
+    put(place.root / ".git", said)
+    [wish] = targets("claude-code", place)[1].wishes
+    assert wish.path[1] == place.root.resolve().as_posix()
+
+
 def test_another_scope_has_to_wait_until_this_one_is_over(place):
     connect("codex", place)
     with pytest.raises(ReplicaError, match="scope project"):
