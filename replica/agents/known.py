@@ -248,7 +248,10 @@ def _gemini(place: Place, run: Commands) -> list[Target]:
 def _gemini_approve(place: Place) -> list[str]:
     if place.scope == "user":
         return []
-    return ["in Gemini CLI: trust the folder (/permissions); it warns once of a project's new hooks"]
+    return [
+        "in Gemini CLI: trust the folder (/permissions); it warns once of a project's new hooks",
+        f"start Gemini CLI in {place.project}: in a folder below, it does not see the project's settings",
+    ]
 
 
 def _openclaw_folder(place: Place) -> Path:
