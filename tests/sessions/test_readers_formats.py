@@ -254,6 +254,15 @@ def test_the_turn_in_which_openclaw_saves_notes_is_dropped_with_what_it_was_answ
     ]  # fmt: skip
 
 
+def test_what_openclaw_puts_around_the_words_of_a_chat_is_not_taken_nor_the_models_that_are_none(tmp_path):
+    around = 'Conversation info (untrusted metadata):\n```json\n{"sender": "Mira"}\n```\n\n'
+    mirror = claw("b", "a", "08:00:02", "assistant", "Sent.", provider="openclaw", model="delivery-mirror")
+    log = lines(tmp_path / "s.jsonl", claw_header(), claw("a", None, "08:00:01", "user", around * 2 + "hello"), mirror)
+    made = told(log)
+    assert made.seen() == [("prompt", "hello"), ("reply", "Sent.")]
+    assert {event.model for event in made.events.values()} == {""}
+
+
 def test_a_subagent_of_openclaw_is_known_by_its_key(tmp_path):
     log = lines(tmp_path / "s.jsonl", claw_header("5e55-1"), claw("a", None, "08:00:01", "user", "look it up"))
     assert told(log).seen() == [("prompt", "look it up")]
