@@ -56,7 +56,7 @@ def connect(
     refused = [change for change in changes if change.action == "refused"]
     backups = [] if dry_run else wiring.connect(wired, place, changes)
     by_hand = [change for change in changes if change.action in ("refused", "absent")]
-    told = wired.approve(place)
+    told = known.to_do(wired, place)
     if json:
         emit({
             **_report(wired, place, changes, dry_run), "backups": [os.fspath(file) for file in backups],

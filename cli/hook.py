@@ -20,10 +20,10 @@ from pathlib import Path
 EVENTS = ("session-start", "pre-compact", "session-end")
 
 # Seconds.
-PATIENCE = 0.9  # from our first line to the memory's last; Python has begun a few hundredths before
-MARGIN = 0.08  # what is kept for our own ending
-PEERS = 0.3  # to wait for peers at the start of a session; less where the machine is slow
+PATIENCE = 0.8  # from our first line to the memory's last; Python has begun up to a tenth before, and has to end
+PEERS = 0.2  # to wait for peers at the start of a session; less where the machine is slow
 WRITING = 0.25  # what the page itself may take
+SETTLE = 1.0  # in which an agent writes the last of its log: some do it while they end
 INPUT = 0.5  # to wait for what an agent tells us
 LEAVE = 20  # after which a child that cannot end by itself is ended
 STEP = 900.0  # for one command of the detached process
@@ -85,7 +85,7 @@ def _start(root: Path, began: float) -> None:
     if not (root / ".replica" / "store.db").is_file():
         return
     _input(0)  # what the agent says is not needed, but one that cannot say it may take us for broken
-    page = _page(root, began + PATIENCE - MARGIN)
+    page = _page(root, began + PATIENCE)
     if page:
         answer = {"hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": framed(page)}}
         os.write(1, json.dumps(answer).encode() + b"\n")
@@ -103,6 +103,8 @@ def _page(root: Path, until: float) -> str:
     out = bytearray()
     reading = threading.Thread(target=_until_end, args=(child.stdout.fileno(), out), daemon=True)
     reading.start()
+    import replica.sessions.base  # noqa: F401 - needed next, and there is time now
+
     reading.join(max(0.0, until - time.monotonic()))
     if reading.is_alive():
         child.kill()
@@ -224,6 +226,7 @@ def _end(event: str, agent: str, root: Path) -> None:
         told = _input(INPUT)
         over = event == "session-end" and told.get("reason") not in GOES_ON
         _remember(folder / WAITING, agent, over)
+        time.sleep(SETTLE)
         from replica.disk import alone
 
         # Whoever remembers, does so before asking for the lock; whoever works, looks again after giving it back. So

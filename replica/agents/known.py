@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,6 +280,12 @@ def named(name: str) -> Agent:
 def found(agent: Agent, place: Place) -> bool:
     """Whether the agent seems to be on this machine."""
     return agent.folder(place).is_dir() or shutil.which(agent.program, path=place.environ.get("PATH")) is not None
+
+
+def to_do(agent: Agent, place: Place) -> list[str]:
+    """What remains to be done by a person."""
+    server = [] if find_spec("mcp") else ["for the MCP server: pip install 'memory-replica[mcp]'"]
+    return [*agent.approve(place), *server]
 
 
 def snippet(target: Target) -> str:

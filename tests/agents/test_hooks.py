@@ -173,8 +173,9 @@ class Stage:
     def __init__(self, folder: Path):
         self.code, self.root = folder / "code", folder / "memory"
         (self.code / "cli").mkdir(parents=True)
-        for name in ("__init__", "hook"):
-            (self.code / "cli" / f"{name}.py").symlink_to(CODE / "cli" / f"{name}.py")
+        source = (CODE / "cli" / "hook.py").read_text()
+        assert "SETTLE = 1.0" in source
+        (self.code / "cli" / "hook.py").write_text(source.replace("SETTLE = 1.0", "SETTLE = 0.05"))
         (self.code / "replica").symlink_to(CODE / "replica")
         (self.code / "transport").mkdir()
         (self.code / "transport" / "workday.py").write_text("")
@@ -440,4 +441,26 @@ def test_an_end_takes_in_the_files_of_a_clone(replica):
     assert run("session-end", replica.root, {"reason": "other"}).returncode == 0
     wait_for(lambda: "replica save" in log(replica.root) and log(replica.root).rstrip().endswith("exit code 0"))
     assert replica("show", "activeContext.md") == "retries have jitter\n"
-    assert "desk" not in log(replica.root) and "activeContext.md" in replica("show", "SESSION_LOG.md")
+    assert "activeContext.md" in replica("show", "SESSION_LOG.md")
+
+
+def test_what_was_said_in_a_session_is_memory_after_its_end(replica, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+    common = {"sessionId": "s", "cwd": str(replica.root), "timestamp": now, "isSidechain": False, "version": "2.1.329"}
+    said = [
+        {"type": "user", "uuid": "1", "parentUuid": None,
+         "message": {"role": "user", "content": "Add jitter to the retries"}},
+        {"type": "assistant", "uuid": "2", "parentUuid": "1",
+         "message": {"id": "m", "role": "assistant", "model": "a-model",
+                     "content": [{"type": "text", "text": "Retries have jitter now."}]}},
+    ]  # fmt: skip
+    folder = tmp_path / ".claude" / "projects" / "x"
+    folder.mkdir(parents=True)
+    (folder / "s.jsonl").write_text("".join(json.dumps(common | one) + "\n" for one in said))
+    assert run("session-end", replica.root, {"reason": "other"}).returncode == 0
+    wait_for(lambda: list(replica.root.rglob("20*-*-*.md")) and "replica save" in log(replica.root))
+    [day] = list(replica.root.rglob("20*-*-*.md"))
+    assert "jitter" in day.read_text() and "a-model" in day.read_text()
+    wait_for(lambda: not hook._waiting(replica.root / ".replica" / hook.WAITING))
