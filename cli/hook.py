@@ -95,7 +95,11 @@ def _start(root: Path, began: float) -> None:
 
 
 def _page(root: Path, until: float) -> str:
-    """What `replica start` prints, made by a child that can be ended, wherever it hangs; or nothing."""
+    """What `replica start` prints, or nothing.
+
+    A child makes it. One that is late is left to its work, which may be a large file that is new: otherwise no start
+    would ever be in time. It ends by itself (LEAVE), wherever it hangs.
+    """
     child = subprocess.Popen(
         python("cli.hook", "page", os.fspath(root), str(until)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, cwd=root,
@@ -107,7 +111,8 @@ def _page(root: Path, until: float) -> str:
 
     reading.join(max(0.0, until - time.monotonic()))
     if reading.is_alive():
-        child.kill()
+        if not hasattr(signal, "alarm"):  # Windows: it cannot be trusted to end
+            child.kill()
         return ""
     return str(_object(bytes(out)).get("page", ""))
 
@@ -123,15 +128,16 @@ def page(root: Path, until: float) -> None:
 
     `until`: when somebody loses patience, by the monotonic clock.
     """
+    if hasattr(signal, "alarm"):
+        signal.alarm(LEAVE)  # the system ends it then, whatever the interpreter is at
     import transport.workday  # noqa: F401 - it takes its time, and what is left is for the peers
     from cli.workday import begin
 
     def tell(answer: dict) -> None:
-        os.write(1, json.dumps(answer).encode())
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+            os.write(1, json.dumps(answer).encode())
         os.close(1)
 
-    with contextlib.suppress(AttributeError):  # Windows has no alarm
-        signal.alarm(LEAVE)
     wait = min(PEERS, max(0.0, until - time.monotonic() - WRITING))
     begin(root, tell, format="markdown", most=PAGE, wait=wait)
 
