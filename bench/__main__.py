@@ -25,6 +25,7 @@ BENCHES = (
     "workday",
     "mcp",
     "sessions",
+    "sessions_scan",
 )
 
 

@@ -1,4 +1,4 @@
-"""Session logs: how fast each format is read, and in how much memory."""
+"""Session logs: how fast each format is read (in processor time), and in how much memory."""
 
 import json
 import random
@@ -34,10 +34,10 @@ def run(place: Path) -> None:
     for name in kinds:
         one = measured(place / name)
         rate = one["bytes"] / 1e6 / one["seconds"]
-        say(f"{name}: {one['bytes'] / 1e6:.0f} MB", f"{rate:.0f} MB/s", f"≥ {SPEED} MB/s", rate >= SPEED)
+        say(f"{name}: {one['bytes'] / 1e6:.0f} MB", f"{rate:.0f} MB/s of one core", f"≥ {SPEED} MB/s", rate >= SPEED)
     whole = measured(place)
     rate, memory = whole["bytes"] / 1e6 / whole["seconds"], whole["memory"] / 1e6
-    say(f"all: {whole['bytes'] / 1e6:.0f} MB", f"{rate:.0f} MB/s", f"≥ {SPEED} MB/s", rate >= SPEED)
+    say(f"all: {whole['bytes'] / 1e6:.0f} MB", f"{rate:.0f} MB/s of one core", f"≥ {SPEED} MB/s", rate >= SPEED)
     say("all: memory, at most", f"{memory:.0f} MB", f"≤ {MEMORY} MB", memory <= MEMORY)
     say("all: events", f"{whole['events']:,} of {whole['logs']} logs, {whole['damaged']} damaged parts")
 
@@ -53,7 +53,7 @@ def measured(folder: Path) -> dict:
 def child(folder: Path) -> dict:
     logs = discover(None, folder)
     events = damaged = 0
-    began = time.perf_counter()
+    began = time.process_time()
     for log in logs:
         for one in read(log):
             events += isinstance(one, Event)
@@ -61,7 +61,7 @@ def child(folder: Path) -> dict:
             assert isinstance(one, Event | Damage | Progress)
     return {
         "logs": len(logs), "bytes": sum(log.size for log in logs), "events": events, "damaged": damaged,
-        "seconds": time.perf_counter() - began, "memory": peak(),
+        "seconds": time.process_time() - began, "memory": peak(),
     }  # fmt: skip
 
 

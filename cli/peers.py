@@ -339,6 +339,7 @@ def sync(
 
 async def _sync_once(directory: Path | None, seconds: float, addresses: list) -> dict:
     from replica.bridge import Bridge
+    from replica.tidy import tidy
     from transport.meeting import meet
     from transport.node import Node, Options
 
@@ -348,6 +349,9 @@ async def _sync_once(directory: Path | None, seconds: float, addresses: list) ->
         running = await started(node)
         try:
             met = await meet(node, seconds)
+            tidied = tidy(clone)
+            if tidied.changed:
+                met = await meet(node, seconds)
         finally:
             node.stop()
             await running
@@ -355,7 +359,7 @@ async def _sync_once(directory: Path | None, seconds: float, addresses: list) ->
         return {
             "taken": taken.taken, "deleted": taken.deleted, "written": taken.written + written.written,
             "removed": taken.removed + written.removed, "held": {**taken.held, **written.held},
-            "skipped": {**taken.skipped, **written.skipped}, **met,
+            "skipped": {**taken.skipped, **written.skipped}, "tidied": tidied.lines(), **met,
         }  # fmt: skip
 
 
@@ -372,6 +376,8 @@ def _say_sync(report: dict) -> None:
         words(f"held back: {path}: {what} (`replica accept` lets it through, `replica reject` undoes it)")
     for path, why in report["skipped"].items():
         words(f"passed over: {path}: {why}")
+    for line in report["tidied"]:
+        words(line)
     for problem in report["problems"]:
         words(problem["message"] + (f" ({problem['hint']})" if problem["hint"] else ""))
     if report["in_step"]:

@@ -291,7 +291,7 @@ def _take_in(clone: "Clone") -> "tuple[Report, list[str]]":
 def _say_unshared(memory: "Documents") -> None:
     glob = f"{memory.folder}/*.md" if memory.folder else "????-??-??.md"
     words(
-        f"no rule of replica.toml shares {memory.path('YYYY-MM-DD')}: it is written on this clone only; to share it, add:"
+        f"no rule of replica.toml shares {memory.path('YYYY-MM-DD')}: it stays on this clone; to share it, add:"
         f' [[documents]] glob = "{glob}" policy = "text"'
     )
 

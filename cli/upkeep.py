@@ -61,7 +61,8 @@ def backup(
 ) -> None:
     """Write this clone to one file: history, keys, documents' files. It is read back and checked.
 
-    Whoever has the file has all of the memory, level 0 too, and can become a member: keep it as secret as the clone.
+    It is not encrypted. Whoever has the file has all of the memory, level 0 too, and can become a member: keep it as
+    secret as the clone.
 
     Example: replica backup ~/backups/memory.replica-backup
     """
@@ -80,7 +81,7 @@ def backup(
     words(
         f"{size(made.bytes)}, checked: {made.clone} of workspace {made.workspace}, {counted(len(made.files), 'file')}"
     )
-    words("its keys and what is of level 0 are in it: keep it where nobody else reads it")
+    words("not encrypted; its keys and what is of level 0 are in it: keep it where nobody else reads it")
 
 
 def restore_backup(

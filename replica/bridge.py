@@ -259,6 +259,8 @@ class Bridge:
         files = {path: self.root / path for path in names if self.clone.rule(path) is not None}
         if not plain or any(file.is_symlink() or not file.is_file() for file in files.values()):
             return self.run()
+        if any(self._is_folder(path) for path in names - files.keys()):
+            return self.run()  # a new one: of what was written into it before it was watched, nobody tells
         report = Report()
         found = folder.check(self.root, files, self.clone.config.excluded)
         rows = self._traces(found.files)
@@ -271,6 +273,11 @@ class Bridge:
             [(path, traces[path].policy, traces[path]) for path in report.taken if traces[path].intended], report
         )
         return report
+
+    def _is_folder(self, path: str) -> bool:
+        """Whether it is a folder in which documents may be."""
+        excluded = self.clone.config.excluded
+        return not excluded(path) and not excluded(f"{path}/") and (self.root / path).is_dir()
 
     # --- when
 

@@ -705,3 +705,15 @@ def test_level_zero_files_stay_here():
 
 def test_every_policy_has_its_test_here():
     assert len(PATHS) == len(changes.POLICIES)
+
+
+def test_a_new_folder_that_the_watch_names_is_looked_into():
+    """Of files that were written into it before it was watched itself, the watch says nothing."""
+    with Network("alice") as network:
+        alice = network["alice"]
+        save(alice, "replica.toml", 'exclude = ["build/**"]\n' + LINES)
+        bridge = network.bridge("alice")
+        bridge.run()
+        save(alice, "personas/ledger/now.md", "here\n"), save(alice, "build/out/now.md", "made\n")
+        assert bridge.collect({"build/out"}).quiet
+        assert bridge.collect({"personas"}).taken == ["personas/ledger/now.md"]

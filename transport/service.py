@@ -101,15 +101,22 @@ async def _down(node: Node) -> AsyncIterator[dict]:
 
 
 async def _sync(node: Node, seconds: float = 3.0, peers: list[Any] | None = None) -> AsyncIterator[dict]:
+    from replica.tidy import tidy
+
     taken = node.bridge.run(every=True, wait=True)
     for host, port in peers or []:
         node.call((host, port), fixed=True)
     node.hurry()
     met = await meet(node, seconds)
+    tidied = tidy(node.clone)
+    if tidied.changed:
+        node.hurry()
+        met = await meet(node, seconds)
     written = node.bridge.run(every=True)
     yield {
         "taken": taken.taken, "deleted": taken.deleted, "written": taken.written + written.written,
-        "removed": taken.removed + written.removed, "held": written.held, "skipped": written.skipped, **met,
+        "removed": taken.removed + written.removed, "held": written.held, "skipped": written.skipped,
+        "tidied": tidied.lines(), **met,
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from replica.agents.answers import (
     size,
 )
 from replica.agents.toolbox import BY_AGENT, BY_NAME, USUAL, Desk
-from replica.blocks import ENTRY
+from replica.blocks import ENTRY, render, spaced
 from replica.bridge import Bridge
 from replica.clone import Clone
 from replica.documents import Document, Entry
@@ -219,10 +219,10 @@ def _read(desk: Desk, clone: Clone, given: dict[str, Any]) -> Answer:
     document = _document(clone, path)
     if given["entry"] is not None:
         return _read_entry(clone, document, given)
+    if document.policy in ("union", "log") and not given["whole"]:
+        return _read_entries(clone, document, given)
     text = clone.documents.text(document)
     fields = _about(clone, document, text)
-    if document.policy in ("union", "log") and not given["whole"]:
-        return _read_entries(clone, document, fields, given)
 
     def head(start: int, end: int, total: int) -> str:
         return _head(fields, shown_range(start, end, total))
@@ -280,8 +280,12 @@ def _entry_fields(clone: Clone, entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read_entries(clone: Clone, document: Document, fields: dict[str, Any], given: dict[str, Any]) -> Answer:
+def _read_entries(clone: Clone, document: Document, given: dict[str, Any]) -> Answer:
     entries = clone.documents.entries(document)
+    text = render(
+        spaced((entry.block for entry in entries), document.policy)
+    )  # as Documents.text, which reads them anew
+    fields = _about(clone, document, text)
     start, most = given["offset"], given["max_chars"]
     start = max(0, len(entries) + start) if start < 0 else start
     rows: list[Row] = []
@@ -459,10 +463,8 @@ def as_it_was(old: str, new: str) -> str:
 
 def redacted_text(text: str) -> tuple[str, int]:
     """A text without its secrets, and how many those were: what is replicated cannot be called back."""
-    try:
-        from replica.sessions.secrets import redact
-    except ImportError:
-        return text, 0
+    from replica.sessions.secrets import redact
+
     text, kinds = redact(text)
     return text, sum(kinds.values())
 

@@ -13,8 +13,13 @@ _UNSPACED = (
 BIGRAM_RUN = re.compile(f"[{_UNSPACED}]+")
 
 # Marks that belong to a word and are no letters: accents, points of Hebrew and Arabic, and the scripts of India, in
-# which vowels are marks.
-_MARKS = "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
+# which vowels are marks. By blocks: a sign too many makes a phrase of two words, one too few a word that is not found.
+_MARKS = (
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0711\u0730-\u074a"
+    "\u07a6-\u07b0\u07eb-\u07f3\u07fd\u0816-\u082d\u0859-\u085b\u0898-\u0963\u0966-\u0dff\u0f18-\u0f39\u0f3e-\u0fc6"
+    "\u135d-\u135f\u1712-\u1773\u180b-\u18a9\u1920-\u193b\u1a17-\u1cf9\u1dc0-\u1dff\u20d0-\u20f0\u2cef-\u2cf1\u2d7f"
+    "\u2de0-\u2dff\u302a-\u302f\ua66f-\ua6f1\ua802-\uabed\ufb1e\ufe00-\ufe0f\ufe20-\ufe2f"
+)
 WORD = re.compile(rf"[\w{_MARKS}{_UNSPACED}]+")
 TOKENIZER = "porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'"  # of FTS5, to the same ends
 

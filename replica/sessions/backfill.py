@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from replica.clone import Clone
-from replica.errors import DocumentNotFound, ReplicaError, TooLarge
+from replica.errors import DamagedRecord, DocumentNotFound, ReplicaError, TooLarge
 from replica.sessions import daily
 from replica.sessions.base import Event, Kind
 from replica.sessions.daily import Page, Part, Summary
@@ -68,7 +68,13 @@ class Documents:
         rule = self.clone.rule(path)
         if path in self._held:
             return self._held[path]
-        if rule is not None and rule.policy == "log":
+        if rule is None:
+            return Files(self.clone.root / self.folder).blocked(day)
+        try:
+            self.read(day)
+        except DamagedRecord as error:
+            return str(error)
+        if rule.policy == "log":
             return "its policy is log, and a log only grows: give daily files the policy text in replica.toml"
         return ""
 
@@ -168,7 +174,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Day:
-    """What became of one day. `action`: "created", "updated", "unchanged" or "skipped"; `reason`: of what is skipped."""
+    """What became of one day. `action`: "created", "updated", "unchanged" or "skipped" (`reason` says why)."""
 
     date: str
     action: str
@@ -276,7 +282,8 @@ class Compared:
 
     @property
     def is_gap(self) -> bool:
-        return self.memory in ("missing", "sparse", "hand-written") and not self.today
+        """Whether memory lacks something of the logs that a day that is over should have."""
+        return self.memory != "complete" and self.messages > 0 and not self.today
 
 
 def compare(logs: Logs, memory: Memory, today: date, since: date | None = None) -> list[Compared]:
@@ -291,10 +298,8 @@ def compare(logs: Logs, memory: Memory, today: date, since: date | None = None) 
         name = day.isoformat()
         state = _state(logs, memory, day, messages, sessions)
         found.append(Compared(name, messages, sessions, state, memory.path(name), day == today))
-    order = {"missing": 0, "sparse": 1, "hand-written": 2, "complete": 3}
-    return sorted(
-        reversed(found), key=lambda one: (not one.is_gap or not one.messages, order[one.memory] if one.is_gap else 9)
-    )
+    order = {"missing": 0, "sparse": 1, "hand-written": 2}
+    return sorted(reversed(found), key=lambda one: order[one.memory] if one.is_gap else len(order))
 
 
 def _state(logs: Logs, memory: Memory, day: date, messages: int, sessions: int) -> str:

@@ -15,7 +15,7 @@ from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress,
 from replica.sessions.lines import BadRecord, Opened, follow, record
 
 AGENT = "claude-code"
-_REMEMBERED, _CALLS = 8, 256  # messages whose blocks are counted; calls whose result may still come
+_REMEMBERED, _PARTS, _CALLS = 8, 100, 256  # messages whose texts are counted, those; calls that may have a result yet
 
 # What the program says in the user's place.
 _HARNESS = re.compile(
@@ -24,8 +24,7 @@ _HARNESS = re.compile(
     r"|Caveat: The messages below were generated|\[Request interrupted|# AGENTS\.md instructions"
 )
 _REMINDER = re.compile(r"<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL)
-_TYPED_SHELL = re.compile(r"<bash-input>(.*?)</bash-input>", re.DOTALL)
-_TYPED_MEMORY = re.compile(r"<user-memory-input>(.*?)</user-memory-input>", re.DOTALL)
+_TYPED = re.compile(r"\s*<(bash-input|user-memory-input)>(.*?)</\1>", re.DOTALL)
 # The kinds that say something, as the program writes them: without spaces.
 _WANTED = (
     b'"type":"user"', b'"type":"assistant"', b'"subtype":"compact_boundary"', b'"type":"summary"',
@@ -95,7 +94,7 @@ class Transcript:
         self._at = known.get("at")  # of the last record that said its time
         self._last = known.get("leaf", "")
         self._calls: dict[str, str] = known.get("calls", {})
-        self._blocks: dict[str, list[str]] = known.get("blocks", {})  # message → its texts so far, as digests
+        self._blocks: dict[str, dict[str, int]] = known.get("blocks", {})  # message → its texts so far, as digests
         self._boundary = known.get("boundary")  # a compaction whose summary has not come yet: its id and time
         self._tree = Tree(self._last)
         self._off: set[str] = set()
@@ -180,12 +179,12 @@ class Transcript:
         whole = fields.said(content)
         if whole.startswith("[Request interrupted"):
             yield told.event(Kind.ERROR, "interrupted", "interrupted", failed=True)
-        for typed in _TYPED_SHELL.findall(whole):
-            yield told.event(Kind.CALL, "bash", name="Bash", command=typed.strip()[: fields.COMMAND])
-        for noted in _TYPED_MEMORY.findall(whole):
-            yield told.event(Kind.LEARNING, "memory", noted.strip())
-        words = _prompt(content)
-        if words and not (_TYPED_SHELL.search(words) or _TYPED_MEMORY.search(words)):
+        typed = _TYPED.match(whole)
+        if typed and typed[1] == "bash-input":
+            yield told.event(Kind.CALL, "bash", name="Bash", command=typed[2].strip()[: fields.COMMAND])
+        elif typed:
+            yield told.event(Kind.LEARNING, "memory", typed[2].strip())
+        elif words := _prompt(content):
             yield told.event(Kind.PROMPT, "", words)
 
     def _result(self, told: "_Telling", block: dict[str, Any]) -> Iterator[Event]:
@@ -227,14 +226,13 @@ class Transcript:
                     files=fields.files(asked), shared=bool(call),
                 )  # fmt: skip
 
-    def _part(self, message: str, words: str) -> int:
+    def _part(self, message: str, words: str) -> int | str:
         """Which text of its message this is, from 0; told again, it is the same."""
-        parts = self._blocks.setdefault(message, [])
+        parts = self._blocks.setdefault(message, {})
         while len(self._blocks) > _REMEMBERED:
             del self._blocks[next(iter(self._blocks))]
-        if (name := fields.digest(words)) not in parts:
-            parts.append(name)
-        return parts.index(name)
+        name = fields.digest(words)
+        return parts.setdefault(name, len(parts)) if name in parts or len(parts) < _PARTS else name
 
 
 class _Telling:

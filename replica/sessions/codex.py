@@ -5,6 +5,7 @@ Everything else repeats it. A rollout that was forked off repeats the other's it
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ class Rollout:
         self._last = known.get("last", "")
         self._calls: dict[str, str] = known.get("calls", {})
         self._resumed = bool(state)
-        self._undone: list[tuple[int, int]] = []  # lines of turns that were taken back
+        self._undone: list[tuple[int, int]] = []  # lines of turns that were taken back, in order
         self._fallback = re.sub(r"\.jsonl.*", "", log.path.name)[-36:]
         self.folders: set[str] = set()
         self.waits = False
@@ -70,6 +71,8 @@ class Rollout:
                     return False
                 back = turns[-count:]
                 turns = turns[: len(turns) - len(back)]
+                while back and self._undone and self._undone[-1][0] >= back[0]:
+                    self._undone.pop()
                 if back:
                     self._undone.append((back[0], line.number))
         return True
@@ -132,7 +135,8 @@ class Rollout:
         return self._at or 0
 
     def off(self, line: int) -> bool:
-        return self._subagent or any(first <= line < end for first, end in self._undone)
+        before = bisect_right(self._undone, (line, 1 << 62))
+        return self._subagent or (before > 0 and line < self._undone[before - 1][1])
 
     def _header(self, payload: dict[str, Any]) -> None:
         name, forked = fields.text(payload.get("id")), fields.text(payload.get("forked_from_id"))

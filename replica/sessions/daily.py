@@ -1,4 +1,4 @@
-"""The daily memory file: made from a day's events, read again, united with what another clone made. Pure; text in, text out.
+"""The daily memory file: made from a day's events, read again, united with what another clone made. Pure.
 
     before   what a person wrote above the generated part
     part     from the title to the footer: lines that each belong to one session, and what is counted from them
@@ -11,7 +11,7 @@ events give equal bytes; where two clones knew different sessions, all of them a
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, tzinfo
 from difflib import SequenceMatcher
@@ -129,7 +129,7 @@ def tag_of(agent: str, session: str) -> str:
     letters = re.sub(r"[^0-9a-z]", "", session.casefold())
     if re.fullmatch(r"[0-9a-f]{12}7[0-9a-f]{19}", letters):
         return letters[-8:]  # a UUIDv7 begins with the time: sessions of one minute begin alike
-    if re.fullmatch(r"[0-9a-f]{16,64}", letters):
+    if re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{19}", letters):
         return letters[:8]
     return hashlib.sha256(f"{agent}\n{session}".encode("utf-8", "replace")).hexdigest()[:8]
 
@@ -151,11 +151,15 @@ def generate(
     """The generated part of a day from all events of it. `folders`: where each session worked, for shorter paths."""
     from replica.sessions.telling import tell
 
-    of: dict[tuple[str, str], list[Event]] = {}
+    of: dict[str, list[Event]] = {}  # by tag: what no reader could tell apart is told as one
     for event in events:
-        of.setdefault((event.agent, event.session), []).append(event)
-    told = [tell(some, zone, tuple(sorted((folders or {}).get(session, ())))) for (_, session), some in of.items()]
+        of.setdefault(tag_of(event.agent, event.session), []).append(event)
+    told = [tell(some, zone, _folders(some, folders or {})) for some in of.values()]
     return Part(day, tuple(sorted((one for one in told if one.messages), key=lambda one: one.order)), summary)
+
+
+def _folders(events: list[Event], folders: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    return tuple(sorted({folder for event in events for folder in folders.get(event.session, ())}))
 
 
 # --- a part to text
@@ -229,7 +233,8 @@ def _transitions(sessions: Sequence[Told]) -> list[str]:
 _COUNTS = ("prompt", "reply", "tool call", "failed", "aside", "model error", "compaction")
 _PLURALS = {"reply": "replies", "failed": "failed"}
 _COUNTED = re.compile(
-    r"- [a-z][a-z0-9-]{0,30} [0-9:–]{5,11}: \d+ messages?(?P<counts>(?:[(;, ]+\d+ (?:prompts?|repl(?:y|ies)|tool calls?|failed|asides?|model errors?|compactions?)\)?)*)"
+    r"- [a-z][a-z0-9-]{0,30} [0-9:–]{5,11}: \d+ messages?(?P<counts>(?:[(;, ]+\d+ (?:prompts?|repl(?:y|ies)"
+    r"|tool calls?|failed|asides?|model errors?|compactions?)\)?)*)"
 )  # fmt: skip
 _TOTALS = re.compile(r"\*\*\d+ messages?\*\* in \d+ sessions?[^\n]{0,200}")
 
@@ -279,29 +284,36 @@ def parse(text: str) -> Page:
     if not ours:
         return Page(before, after, claimed=max(claims))
     day = _TITLE.match(ours[0])
+    day = day if day and is_day(day["date"]) else None
     reading = _Reading(ours)
     part = Part(day["date"] if day else "", reading.sessions, reading.summary)
-    edited = reading.edited if day else "its title is gone"
+    edited = reading.edited if day else "its title is gone or names no day"
     whole = len(spans) == 1 and not edited and render(part) == ours[0]
     return Page(before, after, part, part.messages, edited, whole)
 
 
-def _spans(text: str):
+def _spans(text: str) -> Iterator[tuple[int, int]]:
     """Where generated parts stand: from the title (or the line that says from how many messages) to the footer."""
-    at, title, start = 0, None, None
+    at, title, start, end = 0, None, None, 0
     for line in _lines(text):
         bare = line.strip("\r\n\ufeff")
-        if start is None:
+        if at < end:
+            pass
+        elif start is None:
             if _TITLE.fullmatch(bare):
-                title = at + line.startswith("\ufeff")
+                title = at + line.startswith("\ufeff") if title is None else title
             elif _MADE_FROM.fullmatch(bare):
                 start = at if title is None else title
             elif bare.strip():
                 title = None
         elif bare.rstrip(" \t") == FOOTER:
-            yield start, at + len(line)
+            end = _FOOTERS.match(text, at).end()
+            yield start, end
             title = start = None
         at += len(line)
+
+
+_FOOTERS = re.compile(rf"(?:\s*(?:---\s*)?{re.escape(FOOTER)}[ \t]*(?:\r?\n|\Z))+")  # a merge can leave several
 
 
 def _is_ours(body: str) -> bool:
@@ -428,7 +440,10 @@ def edits(text: str, part: Part) -> list[tuple[int, int, str]]:
         return [(at, at, made + newline if text[at:].strip() else made)]
     (start, end), *others = spans
     changes = [(start + a, start + b, new) for a, b, new in line_edits(text[start:end], made)]
-    return [*changes, *((a, b, "") for a, b in others)]
+    for a, b in others:
+        changes.append((end if not text[end:a].strip() else a, b, ""))  # with the blank line that parted them
+        end = b
+    return changes
 
 
 def line_edits(old: str, new: str) -> list[tuple[int, int, str]]:

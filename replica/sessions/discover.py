@@ -5,7 +5,6 @@ A name excludes what repeats other logs (traces, checkpoints, backups); it never
 
 import os
 import re
-import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -150,7 +149,7 @@ def _is_store(path: Path) -> bool:
     try:
         with closing(openclaw_store.connect(path)) as store:
             names = {row[1] for row in store.execute("PRAGMA table_info(transcript_events)")}
-    except sqlite3.Error:
+    except openclaw_store.FAULTS:
         return False
     return {"session_id", "seq", "event_json"} <= names
 

@@ -15,7 +15,7 @@ _PATH_FIELDS = (
     "file_path", "path", "notebook_path", "filePath", "filename", "file", "absolute_path", "file_paths", "paths",
 )  # fmt: skip
 _SHELLS = re.compile(r"bash|shell|exec|terminal|run_command", re.IGNORECASE)
-_PATCHED = re.compile(r"^\*\*\* (?:Add|Update|Delete) File: (.+?)\s*$", re.MULTILINE)
+_PATCHED = re.compile(r"^\*\*\* (?:Add|Update|Delete) File: (.+)$", re.MULTILINE)
 _OURS = re.compile(r"mcp_+[\w.-]*replica[\w.-]*_\w|[\w.-]*replica[\w.-]*__\w", re.IGNORECASE)
 
 
@@ -103,7 +103,7 @@ def files(arguments: Any) -> tuple[str, ...]:
     found: dict[str, None] = {}
     given = arguments if isinstance(arguments, str) else table(arguments).get("input") or table(arguments).get("patch")
     if isinstance(given, str) and "*** " in given:
-        found.update(dict.fromkeys(_PATCHED.findall(text(given))))
+        found.update(dict.fromkeys(map(str.strip, _PATCHED.findall(text(given)))))
     for name in _PATH_FIELDS:
         value = table(arguments).get(name)
         for one in [value] if isinstance(value, str) else items(value):

@@ -50,10 +50,10 @@ class Chat:
             if isinstance(back, str):
                 if self._resumed:
                     return False
-                names = list(kept)
-                first = names.index(fields.text(back)) if fields.text(back) in kept else 0
-                self._off.update(names[first:])
-                kept = dict.fromkeys(names[:first])
+                found, name = fields.text(back) in kept, ""
+                while kept and not (found and name == fields.text(back)):
+                    name, _ = kept.popitem()
+                    self._off.add(name)
                 continue
             for message in _messages(given):
                 if name := fields.text(message.get("id")):

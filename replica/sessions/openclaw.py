@@ -27,11 +27,8 @@ _COMMAND = re.compile(r"/[A-Za-z][\w:-]*(?:\s|$)")
 # What OpenClaw puts before a person's words in chats.
 _ENVELOPE = re.compile(r"\A(?:[^\n`]{0,80}\(untrusted metadata\):\s*```json\n.*?\n```\s*)+", re.DOTALL)
 _SILENT = re.compile(r"\W*(?:NO_REPLY|HEARTBEAT_OK)\W*")
-# How it asks to write notes before a compaction. A person may speak of NO_REPLY, too.
-_FLUSH = re.compile(
-    r"\b(?:reply|respond|answer)\s+(?:with|only|exactly)\b[^\n]{0,40}\bNO_REPLY\b.{0,60}\Z|\bflush\b.*\bNO_REPLY\b",
-    re.DOTALL,
-)
+_ASKED = re.compile(r"\b(?:reply|respond|answer)\s+(?:with|only|exactly)\b", re.IGNORECASE)
+_FLUSH = re.compile(r"\bmemory flush\b", re.IGNORECASE)
 
 
 class Tree:
@@ -158,7 +155,7 @@ class Transcript:
         role, content = message.get("role"), message.get("content")
         if role == "user":
             words = _ENVELOPE.sub("", fields.said(content)).strip()
-            self.flush = _FLUSH.search(words) is not None
+            self.flush = _asks_for_notes(words)
             harness = self.flush or "HEARTBEAT_OK" in words or _COMMAND.match(words)
             if words and not harness:
                 yield told.event(Kind.PROMPT, words)
@@ -199,6 +196,15 @@ class Transcript:
     @property
     def name(self) -> str:
         return self.session or self._fallback
+
+
+def _asks_for_notes(words: str) -> bool:
+    """Whether this is the program before a compaction. A person may speak of NO_REPLY, too."""
+    at = words.rfind("NO_REPLY")
+    if at < 0:
+        return False
+    asked = _ASKED.search(words[max(0, at - 60) : at]) is not None and len(words) - at < 80
+    return asked or _FLUSH.search(words[:at]) is not None
 
 
 class _Telling:

@@ -17,17 +17,19 @@ from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress
 from replica.sessions.lines import LONGEST, BadRecord, record, zstd
 from replica.sessions.openclaw import AGENT, Transcript
 
+# What a damaged store raises: a message that quotes damaged bytes cannot even be decoded.
+FAULTS = (sqlite3.Error, UnicodeError)
 _ROWS = "transcript_events"
 _ARCHIVES = ("session_transcript_archives", "session_transcript_cold_archives")
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Raises sqlite3.Error."""
+    """Raises FAULTS."""
     address = path.resolve().as_uri()
     store = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=5.0)
     try:
         store.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except FAULTS:
         store.close()
         # In a folder that cannot be written, a store in WAL mode opens only as one that nobody changes.
         if path.with_name(path.name + "-wal").exists():
@@ -45,7 +47,7 @@ class Store:
         try:
             with closing(connect(log.path)) as store:
                 yield from _Reading(store, log, place).all()
-        except sqlite3.Error as error:
+        except FAULTS as error:
             yield Damage(file, 0, f"cannot be read: {error}")
             yield Progress(place)
 
@@ -57,7 +59,12 @@ class _Reading:
         self._state = {"flush": [], "archives": {}}
         self._from, self._started = 0, Place()
         if place.offset and self._mark(place.offset) == place.head:
-            self._from, self._state, self._started = place.offset, json.loads(place.state), place
+            try:
+                known = json.loads(place.state)
+                self._state = {name: known[name] for name in self._state}
+                self._from, self._started = place.offset, place
+            except (ValueError, TypeError, KeyError):  # a state that another version wrote
+                pass
         self._folders: set[str] = set()
 
     def all(self) -> Iterator[Event | Damage | Progress]:
@@ -72,7 +79,7 @@ class _Reading:
         for session, _ in sessions:
             try:
                 yield from self._session(session, last)
-            except sqlite3.Error as error:
+            except FAULTS as error:
                 whole = False
                 yield Damage(self._file, 0, f"session {fields.text(session)} cannot be read on: {error}")
             yield self._told()
@@ -122,11 +129,12 @@ class _Reading:
                 except Exception as error:
                     yield Damage(self._file, rowid, f"not of a known form: {type(error).__name__}: {error}")
         self._folders |= made.folders
-        flushing = set(self._state["flush"]) - {session} | ({session} if made.flush else set())
+        name = fields.text(session)
+        flushing = set(self._state["flush"]) - {name} | ({name} if made.flush else set())
         self._state["flush"] = sorted(flushing)
 
     def _transcript(self, session: str, known: dict[str, Any], before: str = "") -> Transcript:
-        state = {"session": fields.text(session), "leaf": before, "flush": session in self._state["flush"]}
+        state = {"session": fields.text(session), "leaf": before, "flush": fields.text(session) in self._state["flush"]}
         if not before:
             state["flush"] = False
         return Transcript(self._log, json.dumps(state).encode(), sidechain=":subagent:" in known.get("key", ""))
@@ -192,7 +200,7 @@ class _Reading:
             try:
                 (blob,) = self._store.execute(f"SELECT archive_blob FROM {table} WHERE rowid = ?", (rowid,)).fetchone()
                 data = _unpacked(blob, 2 * LONGEST)
-            except (sqlite3.Error, BadRecord, TypeError) as error:
+            except (*FAULTS, BadRecord, TypeError) as error:
                 yield Damage(self._file, rowid, f"{table}: {error}")
                 continue
             yield from self._lines(table, rowid, session, data)

@@ -3,11 +3,12 @@
 import re
 
 LONGEST = 20_000  # characters of one text that are looked at: what is behind is a paste
+LONGEST_SENTENCE = 600
 MOST = 200  # sentences of one text
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _ENVELOPE = re.compile(r"\A\s*(?:\[[^\]\n]{1,160}\]\s*)+")
-_ENVELOPE_END = re.compile(r"(?:\n\s*\[message_id: [^\]\n]*\]\s*)+\Z")
+_ENVELOPE_END = re.compile(r"(?:\n[ \t]*\[message_id: [^\]\n]*\]\s*)+\Z")
 _TABLE = re.compile(r"^\s*\|.*\|\s*$|^\s*[|:+=-]{3,}\s*$")
 _HEADING = re.compile(r"^\s*#{1,6}\s")
 _ITEM = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+(?:\[[ xX]\]\s+)?")
@@ -18,7 +19,8 @@ _TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,300}>")
 # Where a sentence ends: behind its mark and a space, and what follows is not in small letters.
 _END = re.compile(r"(?<=[.!?…])[\"'»”’)\]]*\s+(?=[^a-zà-öø-ÿ\s,;:)])|(?<=[。！？])")
 _SHORT = re.compile(
-    r"(?:\b(?:e\.g|i\.e|z\.B|d\.h|u\.a|vs|etc|cf|ca|approx|no|nr|fig|dr|mr|mrs|ms|sr|sra|prof|st|p\.ex|inc|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec)|\b[A-Z])\.$",
+    r"(?:\b(?:e\.g|i\.e|z\.B|d\.h|u\.a|vs|etc|cf|ca|approx|no|nr|fig|dr|mr|mrs|ms|sr|sra|prof|st|p\.ex|inc|jan"
+    r"|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec)|\b[A-Z])\.$",
     re.IGNORECASE,
 )
 
@@ -71,7 +73,7 @@ def _split(paragraph: str) -> list[str]:
         parts.append(paragraph[begin : found.end()].strip())
         begin = found.end()
     parts.append(paragraph[begin:].strip())
-    return [part for part in parts if any(char.isalnum() for char in part)]
+    return [part[:LONGEST_SENTENCE] for part in parts if any(char.isalnum() for char in part)]
 
 
 def is_question(sentence: str) -> bool:
@@ -82,15 +84,31 @@ _ASKED = re.compile(r"[?？][^\w]*\Z")
 
 
 LOW = re.compile(  # an opening that says nothing by itself
-    r"(?:hi|hello|hey|thanks?(?: you)?|ok(?:ay)?|great|good|perfect|nice|cool|bom|boa|ótimo|óptimo|perfeito|fixe|gut|schön|prima|bom dia|boa (?:tarde|noite)|olá|hallo|danke|obrigad[oa]|guten (?:morgen|tag|abend))"
+    r"(?:hi|hello|hey|thanks?(?: you)?|ok(?:ay)?|great|good|perfect|nice|cool|bom|boa|ótimo|óptimo|perfeito|fixe"
+    r"|gut|schön|prima|bom dia|boa (?:tarde|noite)|olá|hallo|danke|obrigad[oa]|guten (?:morgen|tag|abend))"
     r"(?: \w+)?[\s.!,:]*",
     re.IGNORECASE,
 )
 
 _WORD = re.compile(r"[^\W_](?:[\w'’-]*\w)?")
-_STOP = frozenset(
-    ["a", "about", "above", "actually", "after", "again", "all", "almost", "already", "also", "always", "am", "an", "and", "another", "any", "anything", "are", "as", "ask", "asked", "at", "back", "be", "because", "been", "before", "being", "better", "between", "both", "but", "by", "call", "can", "cannot", "can't", "come", "could", "did", "didn't", "do", "does", "doesn't", "doing", "don", "don't", "done", "down", "each", "else", "even", "ever", "every", "few", "find", "first", "for", "from", "get", "gets", "give", "go", "goes", "going", "good", "got", "great", "had", "has", "have", "haven't", "having", "he", "hello", "help", "her", "here", "hey", "hi", "him", "his", "how", "i", "i'd", "i'll", "i'm", "i've", "if", "in", "instead", "into", "is", "isn't", "it", "it's", "its", "just", "keep", "know", "last", "later", "left", "less", "let", "let's", "like", "little", "look", "look's", "looks", "made", "make", "makes", "many", "may", "maybe", "me", "more", "most", "much", "must", "my", "need", "needs", "never", "new", "next", "no", "not", "nothing", "now", "of", "off", "ok", "okay", "old", "on", "once", "one", "only", "or", "other", "our", "out", "over", "own", "please", "put", "quite", "rather", "really", "right", "same", "say", "see", "seems", "set", "shall", "she", "should", "show", "since", "so", "some", "something", "still", "such", "sure", "take", "than", "thank", "thanks", "that", "that's", "the", "their", "them", "then", "there", "there's", "these", "they", "thing", "things", "think", "this", "those", "through", "to", "today", "together", "told", "too", "try", "two", "under", "until", "up", "us", "use", "used", "uses", "using", "very", "want", "wants", "was", "way", "we", "we'll", "we're", "well", "were", "what", "what's", "when", "where", "which", "while", "who", "why", "will", "with", "without", "won't", "work", "works", "would", "yes", "yet", "you", "you'll", "your", "o", "os", "um", "uma", "uns", "umas", "de", "do", "da", "dos", "das", "no", "na", "nos", "nas", "em", "e", "é", "que", "se", "por", "para", "com", "não", "nao", "mais", "mas", "como", "isto", "isso", "já", "ja", "também", "muito", "tem", "ser", "está", "foi", "ao", "à", "às", "pelo", "pela", "este", "esta", "eu", "tu", "ele", "ela", "nós", "der", "die", "das", "den", "dem", "des", "ein", "eine", "einen", "einem", "einer", "und", "oder", "aber", "ist", "sind", "war", "wird", "werden", "nicht", "kein", "keine", "mit", "von", "zu", "zum", "zur", "im", "auf", "für", "an", "aus", "bei", "nach", "wie", "was", "wenn", "dass", "ich", "du", "er", "sie", "es", "wir", "ihr", "man", "noch", "schon", "nur", "auch", "sich", "hat", "haben", "kann", "soll", "muss", "bitte"]
-)
+_STOP_WORDS = """
+a about above actually after again all almost already also always am an and another any anything are as ask asked at
+back be because been before being better between both but by call can cannot can't come could did didn't do does
+doesn't doing don don't done down each else even ever every few find first for from get gets give go goes going good
+got great had has have haven't having he hello help her here hey hi him his how i i'd i'll i'm i've if in instead
+into is isn't it it's its just keep know last later left less let let's like little look look's looks made make
+makes many may maybe me more most much must my need needs never new next no not nothing now of off ok okay old on
+once one only or other our out over own please put quite rather really right same say see seems set shall she should
+show since so some something still such sure take than thank thanks that that's the their them then there there's
+these they thing things think this those through to today together told too try two under until up us use used uses
+using very want wants was way we we'll we're well were what what's when where which while who why will with without
+won't work works would yes yet you you'll your o os um uma uns umas de do da dos das no na nos nas em e é que se por
+para com não nao mais mas como isto isso já ja também muito tem ser está foi ao à às pelo pela este esta eu tu ele
+ela nós der die das den dem des ein eine einen einem einer und oder aber ist sind war wird werden nicht kein keine
+mit von zu zum zur im auf für an aus bei nach wie was wenn dass ich du er sie es wir ihr man noch schon nur auch
+sich hat haben kann soll muss bitte
+"""
+_STOP = frozenset(_STOP_WORDS.split())
 
 
 def content_words(text: str) -> list[str]:

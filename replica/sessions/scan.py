@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +25,9 @@ MOST_TITLE = 300
 MOST_FAILURE, FAILURE_LINES = 1_000, 8
 MOST_FILES, MOST_PATH = 50, 500
 MOST_NAME = 200
+MOST_WORD = 4_000  # characters
 LATEST = 253_402_300_800_000  # the year 10,000, which no calendar of Python's has
-MOST_DAMAGES = 200  # of one log; more are counted in one line
+MOST_DAMAGES = 200  # of one log, the first ones
 BATCH, BATCH_TEXT = 4_000, 4_000_000  # events, characters of them: so much waits for one transaction
 
 _LONG = {Kind.PROMPT, Kind.REPLY, Kind.COMPACTION, Kind.LEARNING}
@@ -79,10 +80,12 @@ def clean(text: str, most: int, counts: Counter, lines: int = 0) -> str:
     looked_at = text[: 4 * most + 20_000]
     beyond = len(text) - len(looked_at)
     made, found = redact(storable(looked_at))
-    counts.update(found)
+    if found:
+        counts.update(found)
     if beyond:
-        # Where very much was a secret, the end of what was looked at may be half of one.
-        beyond += len(made) - len(made := made[: max(0, len(made) - 4_000)])
+        # What was looked at may end in half a secret, and be short now: its last word goes.
+        end = max(made.rfind(" "), made.rfind("\n"), len(made) - MOST_WORD, 0)
+        beyond, made = beyond + len(made) - end, made[:end]
     if lines and (short := "\n".join(made.strip().split("\n", lines)[:lines])) != made.strip():
         beyond, made = beyond + len(made) - len(short), short
     return cut(made, most, beyond)
@@ -101,9 +104,11 @@ def cut(text: str, most: int, beyond: int = 0) -> str:
 
 def storable(text: str) -> str:
     """Without halves of surrogate pairs, which no file can hold."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "replace").decode() if any("\ud800" <= char <= "\udfff" for char in text) else text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 # --- reading
@@ -122,9 +127,10 @@ class _Log:
     damages: list[Damage] = field(default_factory=list)
     again: bool = False  # lines were told that were read before: it is read from its beginning
     done: bool = False
+    begun: bool = False  # part of this reading is stored
 
     def stored(self) -> None:
-        self.start, self.damages, self.told, self.again = self.place, [], set(), False
+        self.start, self.damages, self.told, self.again, self.begun = self.place, [], set(), False, True
 
 
 class _Batch:
@@ -211,8 +217,9 @@ def _put_log(db: sqlite3.Connection, log: _Log) -> None:
         ),
     ).fetchone()  # fmt: skip
     # Damage behind what was passed over is found again when it is still there.
-    border = 0 if log.again else _border(log.start)
-    db.execute("DELETE FROM damages WHERE log=? AND (line>? OR line=0)", (n, border))
+    if not log.begun:
+        border = 0 if log.again else _border(log.start)
+        db.execute("DELETE FROM damages WHERE log=? AND (line>? OR line=0)", (n, border))
     room = MOST_DAMAGES - db.execute("SELECT count(*) FROM damages WHERE log=?", (n,)).fetchone()[0]
     db.executemany(
         "INSERT OR IGNORE INTO damages VALUES(?,?,?)",
@@ -247,21 +254,29 @@ def scan(
         place = Place(*row[4:]) if same else Place()
         passed, restarted = min(place.offset, log.size), False
         one = _Log(log, place, place, set(json.loads(row[3])) if same else set())
-        for item in readers[log.format].read(log, place):
+        for item in _reading(readers[log.format], log, place):
             _take(item, one, batch)
             restarted = restarted or one.again
             if batch.full:
                 batch.store()
             if tell and isinstance(item, Progress):
                 tell(done + min(one.place.offset, log.size), total)
-        one.done = not any(damage.line == 0 for damage in one.damages)
+        one.done = not any(damage.line == 0 for damage in one.damages)  # else it is tried again, for it may come right
         batch.reached(one, frozenset())
-        read += log.size if restarted or passed == log.size else log.size - passed
+        if one.done or one.place != place:
+            read += log.size if restarted or passed == log.size else log.size - passed
         done += log.size
         if tell:
             tell(done, total)
     batch.store()
     return Scanned(read, batch.new, _damaged(index, paths), batch.redacted)
+
+
+def _reading(reader: Reader, log: LogFile, place: Place) -> Iterator[Event | Damage | Progress]:
+    try:
+        yield from reader.read(log, place)
+    except OSError as error:
+        yield Damage(str(log.path), 0, error.strerror or str(error))
 
 
 def _take(item: Event | Damage | Progress, log: _Log, batch: _Batch) -> None:

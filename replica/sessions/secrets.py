@@ -205,7 +205,8 @@ def _places(text: str) -> Iterator[int]:
 
 def _same_throughout(token: str) -> bool:
     """`sk-ant-xxxxxxxxxxxxxxxxxxxx`: somebody has crossed it out already, or shows what one looks like."""
-    return len(set(token[-16:])) == 1 and token[-1] in "xX*._-"
+    beginning = token.rstrip(token[-1])
+    return token[-1] in "xX*._-" and len(beginning) <= 16 <= len(token) - len(beginning)
 
 
 # --- tokens by detect-secrets
@@ -225,14 +226,14 @@ class _Detector(NamedTuple):
     group: int = 0
 
 
-# Left out are those that tell by randomness (Base64HighEntropyString, HexHighEntropyString), by a word nearby
-# (KeywordDetector, and IbmCloudIamDetector, where it is any key), at any address (IPPublicDetector), and those of whose
-# finds ours take more: the whole block (PrivateKeyDetector), and no placeholder (BasicAuthDetector).
+# Not among them: what tells by randomness (Base64HighEntropyString, HexHighEntropyString), by a word nearby
+# (KeywordDetector, and IbmCloudIamDetector, for which that is any `key`) or is no secret (IPPublicDetector), and where
+# ours take more: the whole block (PrivateKeyDetector), the signature too (JwtTokenDetector), no placeholder
+# (BasicAuthDetector).
 _DASHED = (
     _Detector("discord", "DiscordBotTokenDetector", "DISCORD-TOKEN", form=r"\.[\w-]{6}\.[\w-]{27}"),
     _Detector("github_token", "GitHubTokenDetector", "GITHUB-TOKEN", form="gh[pousr]_"),
     _Detector("gitlab_token", "GitLabTokenDetector", "GITLAB-TOKEN", form="gl[a-z]{2,5}-"),
-    _Detector("jwt", "JwtTokenDetector", "JWT", form="eyJ"),
     _Detector("openai", "OpenAIDetector", "OPENAI-KEY", form="T3BlbkFJ"),
     _Detector("pypi_token", "PypiTokenDetector", "PYPI-TOKEN", form="pypi-A"),
     _Detector("sendgrid", "SendGridDetector", "SENDGRID-KEY", form=r"SG\."),
@@ -264,20 +265,20 @@ def _expressions(detector: _Detector) -> tuple[re.Pattern, ...]:
     return tuple(getattr(module, detector.plugin).denylist)
 
 
-def _open(detectors: tuple[_Detector, ...], text: str, low: str) -> Iterator[_Detector]:
-    """Those that may find something. One after the other is quicker than all in one expression: each has a beginning
-    that is searched for as a whole."""
-    for one in detectors:
-        if any(name in low for name in one.names) or (one.form and re.search(one.form, text)):
-            yield one
-
-
 def _by_detectors(detectors: tuple[_Detector, ...]) -> Rule:
+    # One after the other is quicker than all in one expression: each has a beginning that is searched for as a whole.
+    names = [(name, one) for one in detectors for name in one.names]
+    forms = [(re.compile(one.form).search, one) for one in detectors if one.form]
+
+    def opened(text: str, low: str) -> list[_Detector]:
+        found = [one for name, one in names if name in low]
+        return found + [one for search, one in forms if search(text)]
+
     def find(text: str) -> list[Found]:
-        found = [hit for one in _open(detectors, text, text.lower()) for hit in _found_by(one, text)]
+        found = [hit for one in dict.fromkeys(opened(text, text.lower())) for hit in _found_by(one, text)]
         return sorted(found, key=lambda hit: (hit.start, -hit.end))
 
-    return Rule(lambda text, low: any(_open(detectors, text, low)), find)
+    return Rule(opened, find)
 
 
 def _found_by(detector: _Detector, text: str) -> Iterator[Found]:
@@ -291,7 +292,8 @@ def _found_by(detector: _Detector, text: str) -> Iterator[Found]:
                 start += 1  # some take along what stands around
             while start < end and text[end - 1] in " \t\r\n\"'":
                 end -= 1
-            if start and text[start - 1].isalnum() and text[start].isalnum():
+            inside = start and text[start - 1].isalnum() and text[start].isalnum()
+            if inside and not text.endswith("/bot", 0, start):  # as in the addresses of Telegram
                 continue  # in the middle of a word, of an image for example
             while end < len(text) and (text[end] in "_-" or (text[end].isascii() and text[end].isalnum())):
                 end += 1  # the expressions end where the shortest of the kind ends
@@ -330,8 +332,8 @@ _IN_URL = re.compile(
     r"""[a-zA-Z][a-zA-Z0-9+.\-]{1,20}://[^\s/:@"'`<>\[\]]{0,100}:([^\s/"'`<>]{1,300})@(?=[\w\[%$*.-])"""
 )
 _PLACEHOLDER = re.compile(
-    r"(?i)[$%{<*x.…]|(?:your|my|the|some|an?)[_ -]|(?:example|change[_-]?me|placeholder|dummy|redacted|secret|pass|"
-    r"passwd|password|passphrase|pwd|pw|token|key|api[_-]?key|null|none|nil|undefined|true|false|todo|empty|unset|hidden|"
+    r"(?i)[$%{<*x.…]|&\w*[#;]|(?:your|my|the|some|an?)[_ -]|(?:example|change[_-]?me|placeholder|dummy|redacted|secret|"
+    r"pass|passwd|password|passphrase|pwd|pw|token|key|api[_-]?key|null|none|nil|undefined|true|false|todo|empty|unset|hidden|"
     r"required|optional|string|str|bytes|bool|boolean|number|text|any|object|missing|invalid|wrong|here|value)\W*$"
 )
 
@@ -420,7 +422,7 @@ _ARGUED = re.compile(rf"{_REST}(?P<sign>[ \t]+){_VALUE}")
 _ABOUT = re.compile(
     r"(?i)(?:^s\b|s?[_.-]?(?:count|counts|limit|limits|budget|usage|used|type|types|name|names|len|length|size|file|path|dir|url|uri|"
     r"endpoint|field|policy|policies|ttl|age|expiry|expires|expires[_-]?(?:in|at)|expiration|prompt|required|env|manager|store|"
-    r"provider|reset|changed|rotation|version|format|regex|pattern|ring|words?|holder|input|label|hint|min|max|per[_-]?\w+|"
+    r"provider|reset|changed|rotation|version|format|regex|pattern|ring|words?|holder|input|label|hint|min|max|per[_-]?\w+|time|times|at|on|"
     r"s))$|^(?:s|less|ize|izer|ized|ization|board|ish)\b"
 )
 _CODE = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|->|::)[A-Za-z_$][\w$]*)*(?:[(\[{].*)?[;,)\]}]*$")  # os.environ, get_key(…
@@ -499,11 +501,15 @@ def _value(text: str, name: re.Match, given: re.Match, password: bool) -> str:
     marks = bool(re.search(r"[!@#$%^&*?~+=]", word))
     if sign in ("", ">") or sign.isalpha() or sign.rstrip(":").isalpha():
         return value if _said(text, name, given, sign, (digits and letters) or marks, password) else ""
+    if given["sign"] == ":" and not opened and not password and not _random(word):
+        return ""  # a part of a longer name, as in arn:aws:secretsmanager:…:secret:…
     code = not opened and bool(_CODE.match(value))
     if digits and letters:
         if code and not (_random(word) and len(re.findall(r"\d", word)) > 2):
             return value if password and "(" not in value and "." not in value and "_" not in value else ""
         return value if (password and len(word) >= 6) or len(word) >= (12 if sign == ":" and not opened else 8) else ""
+    if re.fullmatch(r"\d+(?:\.\d+)+", word):
+        return ""  # a version, an address, a time
     if not letters:  # numbers: of tokens they are counts
         return value if password and len(word) >= 6 and ("=" in sign or opened) and not _date(word) else ""
     if marks and password:
@@ -511,7 +517,7 @@ def _value(text: str, name: re.Match, given: re.Match, password: bool) -> str:
     # Letters alone: a word, unless it is given in the way that configurations are written.
     if code and not value.isalpha():
         return ""
-    if not password or len(word) < 6 or ("-" in word and opened == "") or "_" in word:
+    if not password or name[0] == "pass" or len(word) < 6 or ("-" in word and opened == "") or "_" in word:
         return (_random(word) and value) or ""
     return value if _configured(text, name, given, sign, opened) else ""
 

@@ -18,9 +18,10 @@ from replica.sessions.topics import Call, Exchange, Session, Thread, is_nod, req
 
 # Characters of a piece of text, and lines of a section; of one session.
 TITLE, OUTCOME, ASKED, ANSWER, DECISION, COMMAND, ERROR, PATH = 110, 220, 140, 200, 260, 140, 180, 100
-MOST_THREADS, MOST_EXCHANGES, MOST_DECISIONS, MOST_COMMANDS, MOST_ERRORS, MOST_FILES, MOST_MODELS = 8, 24, 12, 10, 8, 12, 12  # fmt: skip
-
+MOST_THREADS, MOST_EXCHANGES, MOST_DECISIONS = 8, 24, 12
+MOST_COMMANDS, MOST_ERRORS, MOST_FILES, MOST_MODELS = 10, 8, 12, 12
 TAKEN_BACK = "(taken back) "  # said on a branch of the talk that was given up
+LONGEST_LINE = 1_000  # characters of an output's line that are looked at
 MOST_PLAIN = 4  # commands that neither leave something behind nor test or build
 FOLDED = 5  # commands not shown that are worth a line
 
@@ -32,7 +33,7 @@ def tell(events: Sequence[Event], zone: tzinfo, folders: tuple[str, ...] = ()) -
 
 class _Teller:
     def __init__(self, events: Sequence[Event], zone: tzinfo, folders: tuple[str, ...]):
-        first = min(events, key=lambda event: (event.at, event.order, event.key))
+        first = min(events, key=lambda event: (event.at, event.order, event.key, event.session))
         self.session, self.zone, self.folders = Session(events), zone, folders
         self.count = len({event.key for event in events})
         self.agent = re.sub(r"[^a-z0-9-]", "", first.agent.casefold()).lstrip("0123456789-")[:31] or "agent"
@@ -81,7 +82,7 @@ class _Teller:
     def topic(self, thread: Thread) -> str:
         name = self.session.name(thread)
         parts = [
-            self.words(self.session.outcome(thread.exchanges, OUTCOME), OUTCOME).rstrip("."),
+            self.words(self.session.outcome(thread.exchanges, OUTCOME, name), OUTCOME).rstrip("."),
             *self.deeds(thread),
         ]
         outcome = "; ".join(part for part in parts if part)
@@ -114,6 +115,9 @@ class _Teller:
         if len(shown) > MOST_EXCHANGES:
             ranked = sorted(range(len(shown)), key=lambda at: (-self.weight(shown[at], at, len(shown)), at))
             kept = set(ranked[:MOST_EXCHANGES])
+            kept |= {
+                at for at in range(len(shown)) if {at - 1, at + 1} <= kept
+            }  # to count one is as long as to tell it
         else:
             kept = set(range(len(shown)))
         skipped = 0
@@ -122,11 +126,11 @@ class _Teller:
                 skipped += 1
                 continue
             if skipped:
-                yield f"{self.clock(exchange.begin)} … after {_counted(skipped, 'shorter exchange', 'shorter exchanges')}"
+                yield f"{self.clock(exchange.begin)} … after {_shorter(skipped)}"
                 skipped = 0
             yield self.exchange(exchange)
         if skipped:
-            yield f"{self.clock(shown[-1].end)} … and {_counted(skipped, 'shorter exchange', 'shorter exchanges')}"
+            yield f"{self.clock(shown[-1].end)} … and {_shorter(skipped)}"
 
     def weight(self, exchange: Exchange, at: int, count: int) -> float:
         """What is kept of a long session: its ends, and where most was said or done."""
@@ -233,7 +237,8 @@ class _Teller:
         for some in ranked[:MOST_ERRORS]:
             text, where, passed = some[-1]
             times = f" ×{len(some)}" if len(some) > 1 else ""
-            yield f"{self.words(text, ERROR)}{f' ({where})' if where else ''}{times}{'; passed later' if passed else ''}"
+            ended = "; passed later" if passed else ""
+            yield f"{self.words(text, ERROR)}{f' ({where})' if where else ''}{times}{ended}"
         if len(ranked) > MOST_ERRORS:
             yield f"and {_counted(len(ranked) - MOST_ERRORS, 'other error', 'other errors')}"
 
@@ -272,7 +277,8 @@ class _Teller:
         for event in self.session.told:
             if event.kind == Kind.COMPACTION:
                 said = [one for one in sentences(event.text) if len(one) > 3 and not _CONTINUED.match(one)][:2]
-                yield f"{self.clock(event.at)} {self.words(' '.join(said), ANSWER) or 'what was said before gave way to a summary'}"
+                text = self.words(" ".join(said), ANSWER) or "what was said before gave way to a summary"
+                yield f"{self.clock(event.at)} {text}"
 
 
 # --- words of a log on a line of ours
@@ -309,17 +315,23 @@ def code(text: str, most: int) -> str:
 
 
 _HOME = re.compile(
-    r"(?:/(?:home|Users)/[^/\s\"'`:;,)]+|(?<![\w/.~-])/root|[A-Za-z]:[\\/]Users[\\/][^\\/\s\"'`:;,)]+)(?=[/\\\s\"'`:;,)]|$)"
+    r"(?:/(?:home|Users)/[^/\s\"'`:;,)]+|(?<![\w/.~-])/root"
+    r"|[A-Za-z]:[\\/]Users[\\/][^\\/\s\"'`:;,)]+)(?=[/\\\s\"'`:;,)]|$)"
 )
 
 
 def near(text: str, folders: Sequence[str] = ()) -> str:
     """Text in which paths are said from the session's folder, or from the home: no user's name, no clone's place."""
     for folder in sorted(folders, key=lambda one: (-len(one), one)):
-        folder = folder.rstrip("/\\")
-        if len(folder) > 3 and folder in text:
-            text = re.sub(re.escape(folder) + r"(?:[/\\](?=[^\s\"'`:;,)])|(?=[\s\"'`:;,)]|$))", lambda found: "" if found[0][-1:] in "/\\" and len(found[0]) > len(folder) else ".", text)  # fmt: skip
+        place = re.escape(folder.rstrip("/\\"))
+        if len(place) > 3 and re.search(place, text):
+            text = re.sub(rf"{place}[/\\](?=[^\s\"'`:;,)])", "", text)
+            text = re.sub(rf"{place}(?=[\s\"'`:;,)]|$)", ".", text)
     return _HOME.sub("~", text)
+
+
+def _shorter(number: int) -> str:
+    return _counted(number, "shorter exchange", "shorter exchanges")
 
 
 def _counted(number: int, one: str, many: str) -> str:
@@ -383,26 +395,37 @@ _MESSAGE = re.compile(r"(?:-[a-z]*m|--message)[ =]*(['\"])(.+?)\1", re.DOTALL)
 _PULL = re.compile(r"(?:/(?:pull|merge_requests)/(\d{1,7})\b|\b(?:PR|pull request|MR) ?#(\d{1,7})\b)")
 
 _LASTING = re.compile(
-    r"^(?:git (?:\S+ )*?(?:commit|tag|push|merge|rebase|revert|cherry-pick|reset|stash|init|clone|switch -c|checkout -b)\b|gh (?:pr|release|issue|repo) (?:create|merge|close|edit)|"
-    r"(?:kubectl|helm|oc) (?:apply|delete|rollout|install|upgrade|scale)|terraform (?:apply|destroy)|ansible-playbook|docker push|(?:npm|pnpm|yarn|cargo|poetry|uv) publish|twine upload|"
-    r"(?:systemctl|service|launchctl|crontab|at)\b|(?:createdb|dropdb|pg_dump|pg_restore|mysqldump|sqlite3 \S+ .*(?:insert|update|delete|alter|create|drop))|"
-    r"\S*(?:migrate|migration|deploy|release|backup|restore|rollback|seed)\b|(?:make|just|npm run|pnpm|yarn|rake|invoke|task|python3? manage\.py|php artisan|bin/\S+|\./\S+|mix|flask|alembic|rails|dotnet ef) \S*(?:migrat|deploy|release|publish|upgrade|backup|restore)|"
+    r"^(?:git (?:\S+ )*?(?:commit|tag|push|merge|rebase|revert|cherry-pick|reset|stash|init|clone|switch -c"
+    r"|checkout -b)\b|gh (?:pr|release|issue|repo) (?:create|merge|close|edit)|"
+    r"(?:kubectl|helm|oc) (?:apply|delete|rollout|install|upgrade|scale)|terraform (?:apply|destroy)"
+    r"|ansible-playbook|docker push|(?:npm|pnpm|yarn|cargo|poetry|uv) publish|twine upload|"
+    r"(?:systemctl|service|launchctl|crontab|at)\b|(?:createdb|dropdb|pg_dump|pg_restore|mysqldump"
+    r"|sqlite3 \S+ .*(?:insert|update|delete|alter|create|drop))|"
+    r"\S*(?:migrate|migration|deploy|release|backup|restore|rollback|seed)\b|(?:make|just|npm run|pnpm|yarn|rake"
+    r"|invoke|task|python3? manage\.py|php artisan|bin/\S+|\./\S+|mix|flask|alembic|rails|dotnet ef) \S*(?:migrat"
+    r"|deploy|release|publish|upgrade|backup|restore)|"
     r"rm|mv|rsync|scp|mail|sendmail|curl\b.*(?:-X ?(?:POST|PUT|DELETE|PATCH)|--data|-d ))",
     re.IGNORECASE,
-)  # fmt: skip
-_CHECKING = re.compile(
-    r"^(?:\S*/)?(?:pytest|tox|nox|ruff|mypy|eslint|tsc|jest|vitest|mvn|gradlew?|ctest|cmake|bazel|phpunit|rspec|make|just|ninja|docker(?:-compose)?|podman|"
-    r"cargo|go (?:test|build|vet|run|mod)|(?:npm|pnpm|yarn|bun)\b|pip3?|pipx|uv|poetry|apt(?:-get)?|brew|dnf|apk|python3? -m (?:pytest|unittest|build|pip|mypy)|latexmk|pandoc|R CMD|Rscript)\b",
-    re.IGNORECASE,
-)  # fmt: skip
-_LOOKING = frozenset(
-    ["ls", "cat", "grep", "egrep", "rg", "ag", "find", "fd", "head", "tail", "wc", "pwd", "cd", "echo", "printf", "which", "type", "file", "stat", "env", "printenv", "date", "ps", "df", "du", "tree", "less", "more", "sed", "awk", "sort", "uniq", "cut", "tr", "jq", "column", "diff", "cmp", "whoami", "id", "hostname", "uname", "history", "man", "true", "false", "test", "sleep", "export", "source", "set", "realpath", "basename", "dirname", "nl", "od", "xxd", "strings", "lsof", "top"]
 )
+_CHECKING = re.compile(
+    r"^(?:\S*/)?(?:pytest|tox|nox|ruff|mypy|eslint|tsc|jest|vitest|mvn|gradlew?|ctest|cmake|bazel|phpunit|rspec"
+    r"|make|just|ninja|docker(?:-compose)?|podman|"
+    r"cargo|go (?:test|build|vet|run|mod)|(?:npm|pnpm|yarn|bun)\b|pip3?|pipx|uv|poetry|apt(?:-get)?|brew|dnf|apk"
+    r"|python3? -m (?:pytest|unittest|build|pip|mypy)|latexmk|pandoc|R CMD|Rscript)\b",
+    re.IGNORECASE,
+)
+_LOOKING_PROGRAMS = """
+ls cat grep egrep rg ag find fd head tail wc pwd cd echo printf which type file stat env printenv date ps df du tree
+less more sed awk sort uniq cut tr jq column diff cmp whoami id hostname uname history man true false test sleep
+export source set realpath basename dirname nl od xxd strings lsof top
+"""
+_LOOKING = frozenset(_LOOKING_PROGRAMS.split())
 _GIT_LOOKING = re.compile(
     r"^git (?:\S+ )*?(?:status|diff|log|show|branch|remote|blame|ls-files|rev-parse|describe|grep|config)\b"
 )
 _PREFIX = re.compile(
-    r"^(?:(?:sudo(?: -\S+)*|time|nice(?: -n ?\d+)?|nohup|timeout \S+|env|command|exec)\s+|[A-Za-z_]\w*=(?:\"[^\"]*\"|'[^']*'|\S*)\s+)+"
+    r"^(?:(?:sudo(?: -\S+)*|time|nice(?: -n ?\d+)?|nohup|timeout \S+|env|command|exec)\s+"
+    r"|[A-Za-z_]\w*=(?:\"[^\"]*\"|'[^']*'|\S*)\s+)+"
 )
 _SHELL = re.compile(r"^(?:\S*/)?(?:ba|z|da)?sh (?:-\w+ )*-\w*c\s+(['\"]?)(.*)\1$", re.DOTALL)
 _PIECES = re.compile(r"\"(?:\\.|[^\"\\])*\"|'[^']*'|(&&|\|\||[;|\n])")
@@ -474,7 +497,8 @@ def _again(call: Call, later: Call) -> bool:
 # --- errors
 
 _TELLING = re.compile(
-    r"error|exception|failed|failure|fatal|denied|not found|no such|cannot|can't|refused|timed? ?out|invalid|unexpected|assert|panic|conflict",
+    r"error|exception|failed|failure|fatal|denied|not found|no such|cannot|can't|refused|timed? ?out|invalid"
+    r"|unexpected|assert|panic|conflict",
     re.IGNORECASE,
 )
 
@@ -486,8 +510,8 @@ def telling_line(text: str) -> str:
         return ""
     faults = [line for line in lines if _TELLING.search(line) and not line.startswith(("File ", "at ", "#"))]
     if any("Traceback" in line for line in lines) and faults:
-        return faults[-1] if "Traceback" not in faults[-1] else lines[-1]
-    return (faults or lines)[0]
+        return (faults[-1] if "Traceback" not in faults[-1] else lines[-1])[:LONGEST_LINE]
+    return (faults or lines)[0][:LONGEST_LINE]
 
 
 def _error_shape(text: str) -> str:

@@ -1,8 +1,8 @@
-"""What a session was about: its threads, what came of them, what was decided, what went wrong. Pure; one session at a time.
+"""What a session was about: its threads, what came of them, what was decided; one session at a time. Pure.
 
 Nothing here counts words to name a topic. A thread is a run of neighbouring requests; it is named by the person's own
-sentence and told by what came of it. Rarity of words within the session only chooses among sentences that say something.
-All of it follows from one session's events of one day, so every clone that has them says the same.
+sentence and told by what came of it. Rarity of words within the session only chooses among sentences that say
+something. All of it follows from one session's events of one day, so every clone that has them says the same.
 docs/sessions.md has the rules.
 """
 
@@ -21,6 +21,7 @@ GOOD = 1.4  # what a second sentence must be worth
 RELATED = 0.22  # share of a request's words, by rarity, that a thread must know for it to go on
 
 
+LONGEST_COMMAND = 4_000  # characters
 BRANCHING = ("openclaw", "codex")  # their asides are branches: a subagent of theirs has a session of its own
 
 
@@ -35,7 +36,8 @@ class Call:
 
     @property
     def command(self) -> str:
-        return self.event.command
+        """What was run, as far as it is looked at."""
+        return self.event.command[:LONGEST_COMMAND]
 
 
 @dataclass
@@ -132,9 +134,10 @@ class Session:
 
     @cached_property
     def title(self) -> str:
-        """What the agent or a person called it: the last name."""
+        """What the agent or a person called it: the last name of several words, or else the last."""
         titles = [" ".join(event.text.split()) for event in self.told if event.kind == Kind.TITLE]
-        return next((title for title in reversed(titles) if title), "")
+        named = [title for title in titles if title]
+        return next((title for title in reversed(named) if " " in title), named[-1] if named else "")
 
     @cached_property
     def threads(self) -> list[Thread]:
@@ -160,19 +163,21 @@ class Session:
         if thread is self._titled:
             return self.title
         for exchange in thread.exchanges:
-            if exchange.prompt and not is_nod(exchange.asked):
-                if asked := request(exchange.asked):
-                    return asked
+            if exchange.prompt and not is_nod(exchange.asked) and (asked := request(exchange.asked)):
+                return asked
         said = [one for exchange in thread.exchanges for one in exchange.asked or exchange.said]
         return said[0] if said else self.title
 
-    def outcome(self, exchanges: Sequence[Exchange], most: int = 220) -> str:
-        """What came of it, in one or two sentences of the replies, in at most about `most` characters; or ""."""
-        ranked = sorted(self._telling(exchanges), key=lambda one: (-one[0], -one[1]))
+    def outcome(self, exchanges: Sequence[Exchange], most: int = 220, about: str = "") -> str:
+        """What came of it, in one or two sentences of the replies, in at most about `most` characters; or "".
+
+        `about`: what was asked for; a sentence that speaks of that tells more.
+        """
+        ranked = sorted(self._telling(exchanges, set(content_words(about))), key=lambda one: (-one[0], -one[1]))
         chosen: list[tuple[int, str]] = []
         size = 0
         for score, place, sentence in ranked[:6]:
-            if chosen and (score < GOOD or size + len(sentence) > most):
+            if chosen and (score < GOOD or size + len(sentence) > most or _alike(sentence, chosen[0][1])):
                 continue
             chosen.append((place, sentence))
             size += len(sentence) + 1
@@ -182,7 +187,7 @@ class Session:
             f" {max(chosen)[1]}" if len(chosen) > 1 else chosen[0][1] if chosen else ""
         )
 
-    def _telling(self, exchanges: Sequence[Exchange]) -> Iterable[tuple[float, int, str]]:
+    def _telling(self, exchanges: Sequence[Exchange], about: set[str]) -> Iterable[tuple[float, int, str]]:
         """The sentences of replies: how much each tells, and its place."""
         number = 0
         for place, exchange in enumerate(exchanges):
@@ -190,7 +195,8 @@ class Session:
                 said = sentences(reply.text)
                 for at, one in enumerate(said):
                     number += 1
-                    score = _told(one) + 1.6 * self.rarity.of(one) - min(1.0, 0.25 * (len(exchanges) - 1 - place))
+                    score = _told(one) + 1.6 * self.rarity.of(one) - min(0.6, 0.2 * (len(exchanges) - 1 - place))
+                    score += 0.9 * self.rarity.share(about, set(content_words(one))) if about else 0
                     score += 0.3 if at in (0, len(said) - 1) else 0  # what a reply begins or ends with is what it says
                     yield score, number, one
 
@@ -307,18 +313,23 @@ def _begins(exchange: Exchange, thread: Thread, known: set[str], rarity: "_Rarit
 
 # A person says that something else comes now, or that it still is about the same.
 _TURN = re.compile(
-    r"(?:(?:ok|okay|good|great|fine|thanks|so|right|alright)[,.!]? +)?(?:next\b(?! to\b)|another (?:thing|one|topic|question)"
-    r"|new (?:topic|task|question)|different (?:topic|question|thing)|switching\b|moving on|on to\b|unrelated|separately"
-    r"|by the way|btw|something else|now (?:for|to|on)\b|let'?s (?:move on|turn to|talk about)|before (?:i|we) (?:start|go|forget)"
-    r"|late (?:note|check)|(?:one )?last (?:thing|one)|outro assunto|agora (?:vamos|outra)|a seguir|jetzt zu|andere[sr]? (?:thema|frage)"
+    r"(?:(?:ok|okay|good|great|fine|thanks|so|right|alright)[,.!]? +)?(?:next\b(?! to\b)|another (?:thing|one"
+    r"|topic|question)"
+    r"|new (?:topic|task|question)|different (?:topic|question|thing)|switching\b|moving on|on to\b|unrelated"
+    r"|separately"
+    r"|by the way|btw|something else|now (?:for|to|on)\b|let'?s (?:move on|turn to|talk about)|before (?:i"
+    r"|we) (?:start|go|forget)"
+    r"|late (?:note|check)|(?:one )?last (?:thing|one)|outro assunto|agora (?:vamos|outra)|a seguir|jetzt zu"
+    r"|andere[sr]? (?:thema|frage)"
     r"|als nächstes|übrigens)",
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(
-    r"(?:and|but|also|so|then|or|yes|no|ok(?:ay)?|sure|why|how come|what about|it|its|that|this|those|these|same|again|still|"
+    r"(?:and|but|also|so|then|or|yes|no|ok(?:ay)?|sure|why|how come|what about|it|its|that|this|those|these|same"
+    r"|again|still|"
     r"actually|hm+|wait|go on|continue|keep going|e|mas|sim|não|nao|então|isso|und|aber|ja|nein|warum|das|dann|also)\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _POINTS_BACK = re.compile(
     r"^(?:commit|push|merge|deploy|ship|undo|revert|kill|try|use|make|put|do|run|send|show|give)\b.{0,40}"
     r"\b(?:it|this|that|them|these|those|again|please)\b|^(?:commit|push|undo|revert)\b"
@@ -330,21 +341,28 @@ _POINTS_BACK = re.compile(
 # --- requests
 
 _NOD = re.compile(
-    r"(?:ok(?:ay)?|yes|yep|yeah|yup|sure|no|nope|nah|please|pls|do (?:it|that|so)|go(?: ahead| on| for it)?|continue|proceed|keep going|"
-    r"(?:sounds|looks|all)? ?(?:good|great|fine|perfect|right|nice|cool)|thanks?(?: you)?(?: a lot| so much)?|thx|great work|well done|lgtm|ship it|"
-    r"approved?|confirmed?|exactly|correct|agreed|done|next|retry|try again|again|sim|claro|pode ser|força|obrigad[oa]|boa|certo|isso|"
-    r"ja|genau|gerne?|mach(?: das| mal)?|weiter|passt|danke|gut|super|nein|bitte|sehr|very|much|it|that|then|so|now|and|but|"
+    r"(?:ok(?:ay)?|yes|yep|yeah|yup|sure|no|nope|nah|please|pls|do (?:it|that|so)|go(?: ahead| on| for it)?"
+    r"|continue|proceed|keep going|"
+    r"(?:sounds|looks|all)? ?(?:good|great|fine|perfect|right|nice|cool)|thanks?(?: you)?(?: a lot| so much)?|thx"
+    r"|great work|well done|lgtm|ship it|"
+    r"approved?|confirmed?|exactly|correct|agreed|done|next|retry|try again|again|sim|claro|pode ser|força"
+    r"|obrigad[oa]|boa|certo|isso|"
+    r"ja|genau|gerne?|mach(?: das| mal)?|weiter|passt|danke|gut|super|nein|bitte|sehr|very|much|it|that|then|so"
+    r"|now|and|but|"
     r"a|b|c|d|1|2|3|option|the|first|second|third|last|one|both|all|neither|go with)",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _GREETING = re.compile(
-    r"\A(?:(?:hi|hello|hey|good (?:morning|afternoon|evening|night)|morning|bom dia|boa (?:tarde|noite)|olá|ola|oi|hallo|guten (?:morgen|tag|abend)"
+    r"\A(?:(?:hi|hello|hey|good (?:morning|afternoon|evening|night)|morning|bom dia|boa (?:tarde|noite)|olá|ola"
+    r"|oi|hallo|guten (?:morgen|tag|abend)"
     r"|moin|servus|salut|bonjour)(?: (?:there|again|all|everyone|team|claude|codex|gemini))?[\s,.!:;—–-]+)+",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _LEADING = re.compile(
-    r"\A(?:(?:ok(?:ay)?|so|well|right|alright|great|good|thanks|perfect|now|then|next|and|also|please|pls|hm+)\b[\s,.!:;—–-]*)+", re.IGNORECASE
-)  # fmt: skip
+    r"\A(?:(?:ok(?:ay)?|so|well|right|alright|great|good|thanks|perfect|now|then|next|and|also|please|pls"
+    r"|hm+)\b[\s,.!:;—–-]*)+",
+    re.IGNORECASE,
+)
 _POLITE = re.compile(r"(?:can|could|would|will) you (?:please )?|i(?:'d| would) like you to |please ", re.IGNORECASE)
 
 
@@ -392,15 +410,21 @@ def _closed(sentence: str) -> str:
 
 
 _ASKS = re.compile(
-    r"(?:add|analy[sz]e|apply|ask|build|bump|change|check|clean|compare|configure|convert|create|debug|delete|deploy|design|draft|explain|export|extend|extract|"
-    r"figure out|find|fix|generate|give|help|implement|import|improve|install|investigate|list|look|make|merge|migrate|move|open|order|plan|prepare|print|propose|"
-    r"read|refactor|release|remind|remember|remove|rename|replace|report|research|review|rewrite|rotate|run|schedule|search|send|set|show|sort|split|start|stop|suggest|"
-    r"summari[sz]e|switch|tag|tell|test|think|track|translate|try|turn|update|upgrade|use|verify|write|why|how|what|which|where|when|who|is|are|does|do|did|should|i need|"
-    r"i want|we need|there(?:'s| is)|faz|procura|mostra|explica|porque|como|qual|preciso|schreib|zeig|prüfe?|erklär|mach|warum|wie|was|welche|ich brauche)\b",
+    r"(?:add|analy[sz]e|apply|ask|build|bump|change|check|clean|compare|configure|convert|create|debug|delete"
+    r"|deploy|design|draft|explain|export|extend|extract|"
+    r"figure out|find|fix|generate|give|help|implement|import|improve|install|investigate|list|look|make|merge"
+    r"|migrate|move|open|order|plan|prepare|print|propose|"
+    r"read|refactor|release|remind|remember|remove|rename|replace|report|research|review|rewrite|rotate|run"
+    r"|schedule|search|send|set|show|sort|split|start|stop|suggest|"
+    r"summari[sz]e|switch|tag|tell|test|think|track|translate|try|turn|update|upgrade|use|verify|write|why|how"
+    r"|what|which|where|when|who|is|are|does|do|did|should|i need|"
+    r"i want|we need|there(?:'s| is)|faz|procura|mostra|explica|porque|como|qual|preciso|schreib|zeig|prüfe?"
+    r"|erklär|mach|warum|wie|was|welche|ich brauche)\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _TURNED = re.compile(
-    r"\A(?:next|(?:another|new|different|separate) (?:thing|one|topic|task|question)|unrelated|separately|by the way|btw|"
+    r"\A(?:next|(?:another|new|different|separate) (?:thing|one|topic|task|question)|unrelated|separately"
+    r"|by the way|btw|"
     r"(?:one )?last (?:thing|one)|outro assunto|a seguir|übrigens|als nächstes|andere frage)\s*[:,—–-]\s*",
     re.IGNORECASE,
 )
@@ -413,25 +437,32 @@ _LOOKS_PASTED = re.compile(
 # --- what came of it
 
 _DONE = re.compile(
-    r"\b(?:fixed|added|done|tagged|pushed|merged|committed|wrote|written|exported|updated|moved|created|removed|deleted|implemented|found|"
-    r"caused by|the (?:cause|reason|problem|culprit|fix)|root cause|turns out|so the|now (?:works?|passes?|uses?|has|returns?)|works?|pass(?:es|ed)?|green|"
-    r"fails?|failed|released|deployed|renamed|replaced|switched|installed|opened|closed|reverted|converted|migrated|scheduled|booked|sent|"
-    r"refactored|split|reduced|confirmed|verified|dropped|raised|recommend|drafted|saved|ordered|refuses?|returns?|shows?|"
+    r"\b(?:fixed|added|done|tagged|pushed|merged|committed|wrote|written|exported|updated|moved|created|removed"
+    r"|deleted|implemented|found|"
+    r"caused by|the (?:cause|reason|problem|culprit|fix)|root cause|turns out|so the|now (?:works?|passes?|uses?"
+    r"|has|returns?)|works?|pass(?:es|ed)?|green|"
+    r"fails?|failed|released|deployed|renamed|replaced|switched|installed|opened|closed|reverted|converted"
+    r"|migrated|scheduled|booked|sent|"
+    r"refactored|split|reduced|confirmed|verified|dropped|raised|recommend|drafted|saved|ordered|refuses?"
+    r"|returns?|shows?|"
     r"corrigi|adicionei|feito|porque|behoben|hinzugefügt|erledigt|weil|liegt (?:an|daran))\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _PLAN = re.compile(
-    r"(?:ok(?:ay)?[,.]? |sure[,.]? |now |first[,]? |next[,]? |good[,.]? )*(?:i(?:'ll| will| am going to|'m going to|'m now)|let me|let's (?:look|see|check|start|first)|looking|checking|reading|"
+    r"(?:ok(?:ay)?[,.]? |sure[,.]? |now |first[,]? |next[,]? |good[,.]? )*(?:i(?:'ll| will| am going to"
+    r"|'m going to|'m now)|let me|let's (?:look|see|check|start|first)|looking|checking|reading|"
     r"running|searching|we (?:need|should) (?:to )?(?:look|check|see)|vou |ich (?:werde|schaue))",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _EMPTY = re.compile(
-    r"(?:(?:you'?re (?:absolutely )?right|great|perfect|sure|ok(?:ay)?|certainly|of course|happy to help|good (?:question|point|catch|idea)|got it|understood|noted|all done|"
-    r"done|here(?:'s| is| are)\b.*:|let me know\b.*|anything else.*|is there anything.*|hope (?:this|that) helps.*)[.!,:]?\s*)+",
+    r"(?:(?:you'?re (?:absolutely )?right|great|perfect|sure|ok(?:ay)?|certainly|of course|happy to help"
+    r"|good (?:question|point|catch|idea)|got it|understood|noted|all done|done)[.!,:]*\s*)*"
+    r"(?:here(?:'s| is| are)\b.*:|(?:let me know|anything else|is there anything|hope (?:this|that) helps)\b.*)?",
     re.IGNORECASE,
-)  # fmt: skip
+)
 
 _REASON = re.compile(r"\b(?:because|so that|caused by|instead of|root cause|porque|weil)\b", re.IGNORECASE)
+_FORMAL = re.compile(r"(?:committed|pushed|merged) |all \w+ tests|\d+ tests", re.IGNORECASE)  # told as a deed, too
 _NODS = re.compile(
     r"(?:understood|noted|fine|ok(?:ay)?|sure|agreed|got it|will do|you(?:'re| are) welcome)\b", re.IGNORECASE
 )
@@ -449,6 +480,8 @@ def _told(sentence: str) -> float:
     score -= 1.0 if is_question(sentence) else 0
     score -= 0.8 if words < 2 else 0.5 if words < 4 else 0
     score -= 1.2 if _NODS.match(sentence) else 0
+    score += 0.8 if _best(sentence, AGENT) >= WORTH else 0
+    score -= 0.7 if _FORMAL.match(sentence) else 0
     score -= 0.8 if sentence.endswith(":") else 0
     return score
 
@@ -457,19 +490,26 @@ def _told(sentence: str) -> float:
 
 # What a cue is worth, by who says it. A sentence is taken as a decision from WORTH on.
 WORTH = 2.0
+ALIKE = 0.6  # share of the shorter one's words from which two sentences say the same
 _USE = (
-    r"(?:use|go with|keep|make|drop|switch|move|call|name|put|set|store|require|default|stay|stick|avoid|ship|release|skip|postpone|split|merge|adopt|"
-    r"remove|replace|freeze|treat|build|start with|hold|round|write|limit|cap|pin|raise|book|order|cancel|serve|send|plant|pay|offer|leave|stop|wait|defer|retire)"
-)  # fmt: skip
+    r"(?:use|go with|keep|make|drop|switch|move|call|name|put|set|store|require|default|stay|stick|avoid|ship"
+    r"|release|skip|postpone|split|merge|adopt|"
+    r"remove|replace|freeze|treat|build|start with|hold|round|write|limit|cap|pin|raise|book|order|cancel|serve"
+    r"|send|plant|pay|offer|leave|stop|wait|defer|retire)"
+)
 _BOTH = [
-    (3.2, r"^(?:final )?(?:decision|décision|decided|agreed|rule|policy|convention|conclusion|decisão|regra|entscheidung|beschluss|regel)\s*[:—–-]"),
+    (3.2, r"^(?:final )?(?:decision|décision|decided|agreed|rule|policy|convention|conclusion|decisão|regra"
+        r"|entscheidung|beschluss|regel)\s*[:—–-]"),
     (2.6, r"\b(?:decision|rule|policy|convention|decisão|regra|entscheidung|beschluss|regel)\s*:"),
-    (2.8, r"\b(?:we|i|they|the team|the club|everyone)(?:'ve| have)? (?:just )?(?:decided|agreed|settled on|chose|opted|committed to)\b"),
-    (2.8, r"\b(?:decidimos|combinámos|ficou (?:decidido|combinado)|wir haben (?:uns )?(?:entschieden|beschlossen|vereinbart)|abgemacht)\b"),
+    (2.8, r"\b(?:we|i|they|the team|the club|everyone)(?:'ve| have)? (?:just )?(?:decided|agreed|settled on|chose"
+        r"|opted|committed to)\b"),
+    (2.8, r"\b(?:decidimos|combinámos|ficou (?:decidido|combinado)|wir haben (?:uns )?(?:entschieden|beschlossen"
+        r"|vereinbart)|abgemacht)\b"),
     (2.6, r"\bfrom now on\b|\ba partir de agora\b|\b(?:ab jetzt|von nun an|ab sofort)\b"),
     (2.2, r"\bas (?:agreed|decided)\b"),
     (2.4, rf"\blet'?s (?:just |rather |not |all )?{_USE}\b"),
-    (2.4, r"\bvamos (?:usar|manter|ficar com|adiar|mudar|fazer assim)|\b(?:lass uns|wir (?:nehmen|nutzen|verwenden|bleiben bei|machen es))\b"),
+    (2.4, r"\bvamos (?:usar|manter|ficar com|adiar|mudar|fazer assim)|\b(?:lass uns|wir (?:nehmen|nutzen"
+        r"|verwenden|bleiben bei|machen es))\b"),
     (2.1, rf"\bwe(?:'ll| will| are going to|'re going to| shall) (?:not |no longer |always |never |only )?{_USE}\b"),
     (2.3, r"\b(?:going|go|went|stick(?:ing)?) with\b(?!out)(?! the flow)"),
     (2.2, r"\b(?:settled on|opted for|picked|chose)\b"),
@@ -483,31 +523,38 @@ PERSON = [
     (2.4, r"^(?:(?:ok(?:ay)?|yes|then|so|please|good|fine|right)[,.]? )*do (?:that|it|so|this)\s*[:—–-]"),
     (2.6, r"^(?:agreed|deal|settled)\b[,:;. —–-]+\w"),
     (2.1, r"\b(?:must (?:never|always|not|stay|be|go|have)|should (?:never|always|not)|no more|no longer)\b"),
-    (2.2, r"\b(?:i|we) (?:want|prefer|would rather|'d rather)\b.*\b(?:instead|over|not|rather|than|only|always|never|by default)\b"),
-    (2.1, r"\binstead of\b|\brather than\b|\bem vez de\b|\banstatt\b|\bstatt (?:der|die|das|des|dem|den|einer|eines)\b"),
+    (2.2, r"\b(?:i|we) (?:want|prefer|would rather|'d rather)\b.*\b(?:instead|over|not|rather|than|only|always"
+        r"|never|by default)\b"),
+    (2.1, r"\binstead of\b|\brather than\b|\bem vez de\b|\banstatt\b|\bstatt (?:der|die|das|des|dem|den|einer"
+        r"|eines)\b"),
     (2.2, rf"^(?:no|yes|ok(?:ay)?|fine|good|right)[,.:;—– -]+(?:then )?{_USE}\b"),
     (2.2, r"\buse \S.{0,60}[,;] not \S"),
     (2.0, r"\b(?:it|that|this|they) (?:stays?|remains?|has to (?:stay|be|wait))\b"),
 ]  # fmt: skip
 AGENT = [
     *_BOTH,
-    (2.1, r"\b(?:i|we)(?:'ve| have)? (?:switched|changed|moved|replaced|kept|dropped|chose|picked|made|set)\b.*\b(?:because|so that|since|instead of|rather than)\b"),
+    (2.1, r"\b(?:i|we)(?:'ve| have)? (?:switched|changed|moved|replaced|kept|dropped|chose|picked|made"
+        r"|set)\b.*\b(?:because|so that|since|instead of|rather than)\b"),
     (2.0, r"\b(?:must|should) (?:always|never)\b|\bmust (?:use|be|stay|not)\b"),
 ]  # fmt: skip
 _REMEMBER = [
-    (2.6, r"\b(?:remember (?:that|to|this)|note (?:for later|to self)|(?<!we )(?<!i )don'?t forget|keep in mind|bear in mind|for (?:the|your) memory|para memória)\b"),
+    (2.6, r"\b(?:remember (?:that|to|this)|note (?:for later|to self)|(?<!we )(?<!i )don'?t forget|keep in mind"
+        r"|bear in mind|for (?:the|your) memory|para memória)\b"),
     (2.6, r"\b(?:não (?:te )?esque[cç](?:as?|er)|lembra-te|merk dir|nicht vergessen|denk dran)\b"),
-    (2.3, r"\b(?:deadline|due (?:on|by)|until|expires?|frozen|offline|closed) (?:on |until |by |from )?(?:mon|tues|wednes|thurs|fri|satur|sun)day\b"),
+    (2.3, r"\b(?:deadline|due (?:on|by)|until|expires?|frozen|offline|closed) (?:on |until |by |from )?(?:mon"
+        r"|tues|wednes|thurs|fri|satur|sun)day\b"),
 ]  # fmt: skip
 _COMPILED = {
     id(cues): [(worth, re.compile(pattern, re.IGNORECASE)) for worth, pattern in cues]
     for cues in (PERSON, AGENT, _REMEMBER)
 }
 _UNDECIDED = re.compile(
-    r"\b(?:not (?:yet )?(?:decided|agreed|settled)|n't (?:yet )?(?:decided|agreed)|undecided|(?:should|shall) we|whether|if we (?:decide|use|go|keep)|did we decide|what (?:did|do|have) we|"
-    r"could (?:also )?(?:use|go|keep)|might (?:use|go|keep)|maybe|perhaps|would you like|do you want|you (?:could|can|may) |one option|option [abc123]\b.*\boption|either\b.*\bor\b)",
+    r"\b(?:not (?:yet )?(?:decided|agreed|settled)|n't (?:yet )?(?:decided|agreed)|undecided|(?:should|shall) we"
+    r"|whether|if we (?:decide|use|go|keep)|did we decide|what (?:did|do|have) we|"
+    r"could (?:also )?(?:use|go|keep)|might (?:use|go|keep)|maybe|perhaps|would you like|do you want|you (?:could"
+    r"|can|may) |one option|option [abc123]\b.*\boption|either\b.*\bor\b)",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _HABIT = re.compile(
     r"\blet'?s (?:see|look|check|start by|first|go through|try)\b|\bkeep (?:going|in touch)\b|^let me\b", re.IGNORECASE
 )
@@ -547,30 +594,37 @@ def _bare(sentence: str) -> str:
 
 
 _ASKED_YES = re.compile(
-    r"(?:shall|should) (?:i|we)|(?:do|would) you (?:want|like|prefer)|want me to|is (?:that|it|this) (?:ok|okay|fine|right)|may i|can i|"
-    r"which (?:one|option|of|way)|(?:ok|okay)\?|agree|proceed|what do you think|your call|devo|queres|soll(?:en)? (?:ich|wir)|möchtest",
+    r"(?:shall|should) (?:i|we)|(?:do|would) you (?:want|like|prefer)|want me to|is (?:that|it|this) (?:ok|okay"
+    r"|fine|right)|may i|can i|"
+    r"which (?:one|option|of|way)|(?:ok|okay)\?|agree|proceed|what do you think|your call|devo|queres"
+    r"|soll(?:en)? (?:ich|wir)|möchtest",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _PICK = re.compile(
-    r"(?:(?:yes|ok(?:ay)?|no|so|then|hm+|let'?s|i'?d|i would|please|we)[,.:;]? )*(?:(?:go|going|do|take|use|pick|choose|prefer|with|say) )*(?:for |with )?"
-    r"(?:(?:option|variant|plan|number|choice|opção|variante) )?(?:the )?\(?(?P<pick>[a-e]|[1-5]|first|second|third|former|latter)\)?"
+    r"(?:(?:yes|ok(?:ay)?|no|so|then|hm+|let'?s|i'?d|i would|please|we)[,.:;]? )*(?:(?:go|going|do|take|use|pick"
+    r"|choose|prefer|with|say) )*(?:for |with )?"
+    r"(?:(?:option|variant|plan|number|choice|opção|variante) )?(?:the )?\(?(?P<pick>[a-e]|[1-5]|first|second"
+    r"|third|former|latter)\)?"
     r"(?: (?:one|option|variant|please|then))?(?=$|[\s,.;:!—–-])",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _OPTION = re.compile(
-    r"(?:^|[\s,;:(])(?:\*\*)?(?:option |variant |opção |variante )?\(?(?P<name>[A-Ea-e]|[1-5])(?:\)|[:.](?=\s)|(?=\s*[—–]\s))\)?(?:\*\*)?\s*(?P<what>[^\n]+?)"
-    r"(?=(?:[\s,;(]|\*\*)+(?:(?:or|and|oder|ou) )?(?:option |variant )?\(?(?:[A-Ea-e]|[1-5])(?:\)|[:.](?=\s)|(?=\s*[—–]\s))|[.?!]?\s*$|[.?!]\s|\n)",
+    r"(?:^|[\s,;:(])(?:\*\*)?(?:option |variant |opção |variante )?\(?(?P<name>[A-Ea-e]|[1-5])(?:\)|[:.](?=\s)"
+    r"|(?=\s*[—–]\s))\)?(?:\*\*)?\s*(?P<what>[^\n]+?)"
+    r"(?=(?:[\s,;(]|\*\*)+(?:(?:or|and|oder|ou) )?(?:option |variant )?\(?(?:[A-Ea-e]|[1-5])(?:\)|[:.](?=\s)"
+    r"|(?=\s*[—–]\s))|[.?!]?\s*$|[.?!]\s|\n)",
     re.MULTILINE,
-)  # fmt: skip
+)
 _SUGGESTS = re.compile(
     r"\bi(?:'d| would)? (?:suggest|recommend|propose)\b|\bmy (?:suggestion|recommendation|proposal)\b"
     r"|\bich schlage vor\b|\bsugiro\b",
     re.IGNORECASE,
 )
 _YES = re.compile(
-    r"(?:yes|yep|yeah|sure|ok(?:ay)?|go(?: ahead| for it)?|do (?:it|that)|please do|sounds good|agreed|approved|lgtm|exactly|correct|fine|perfect|sim|claro|pode ser|ja|genau|gerne|mach das|passt)\b",
+    r"(?:yes|yep|yeah|sure|ok(?:ay)?|go(?: ahead| for it)?|do (?:it|that)|please do|sounds good|agreed|approved"
+    r"|lgtm|exactly|correct|fine|perfect|sim|claro|pode ser|ja|genau|gerne|mach das|passt)\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _NO = re.compile(r"(?:no|nope|nah|don'?t|rather not|better not|não|nein|lieber nicht)\b", re.IGNORECASE)
 _ORDER = {"first": 0, "former": 0, "second": 1, "latter": 1, "third": 2}
 
@@ -620,7 +674,10 @@ def _rest(rest: str, others: Sequence[str]) -> str:
 def _as_statement(question: str) -> str:
     """ "Shall I drop the table?" as what is said yes or no to: "drop the table"."""
     bare = re.sub(
-        r"^.*?\b(?:(?:shall|should|may|can) (?:i|we)|(?:do|would) you (?:want|like)(?: me)?(?: to)?|want me to|soll(?:en)? (?:ich|wir)|queres que|devo|i(?:'d| would)? (?:suggest|recommend|propose)(?: to| that we| we)?|my (?:suggestion|recommendation|proposal)(?: is|:)(?: to)?)\s+(?:go ahead and |now |also |then )?",
+        r"^.*?\b(?:(?:shall|should|may|can) (?:i|we)|(?:do|would) you (?:want|like)(?: me)?(?: to)?|want me to"
+        r"|soll(?:en)? (?:ich|wir)|queres que|devo|i(?:'d| would)? (?:suggest|recommend|propose)(?: to| that we"
+        r"| we)?|my (?:suggestion|recommendation|proposal)(?: is|:)(?: to)?)\s+(?:go ahead and |now |also "
+        r"|then )?",
         "", question, flags=re.IGNORECASE,
     )  # fmt: skip
     return bare.rstrip("?!. ") if len(content_words(bare)) >= 2 else question.rstrip("?!. ")
@@ -644,12 +701,18 @@ def _listed_decisions(summary: str) -> list[str]:
     return [one for one in found if len(content_words(one)) >= 2]
 
 
+def _alike(one: str, other: str) -> bool:
+    """Whether two sentences are of nearly the same words."""
+    a, b = set(content_words(one)), set(content_words(other))
+    return len(a & b) >= ALIKE * min(len(a), len(b))
+
+
 def _distinct(found: list[Decision]) -> list[Decision]:
     """Each decision once: of those in nearly the same words the one that says it most surely. In time order."""
     kept: list[tuple[Decision, set[str]]] = []
     for one in sorted(found, key=lambda one: (-one.score, one.at, one.what)):
         words = set(content_words(one.what))
-        if all(len(words & other) < 0.6 * min(len(words), len(other)) for _, other in kept):
+        if all(len(words & other) < ALIKE * min(len(words), len(other)) for _, other in kept):
             kept.append((one, words))
     return sorted((one for one, _ in kept), key=lambda one: (one.at, one.what))
 

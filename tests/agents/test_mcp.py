@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli import main as cli_main
+from replica.agents import known
 from replica.bridge import Bridge
 from replica.clone import Clone
 from tests.agents.test_mcp_tools import NAMES
@@ -227,6 +228,18 @@ def test_a_folder_that_is_no_clone_is_said_at_once(tmp_path):
         timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 1 and "is not a clone" in done.stderr and done.stdout == ""
+
+
+def test_what_connect_writes_down_starts_a_server_from_any_folder(root, tmp_path):
+    async def told():
+        from mcp import Client, StdioServerParameters
+        from mcp.client.stdio import stdio_client
+
+        start, *rest = known.commands("claude-code", root).server
+        async with Client(stdio_client(StdioServerParameters(command=start, args=rest, cwd=tmp_path))) as client:
+            assert (await ask(client, "status"))["clone"] == "laptop"
+
+    story(told())
 
 
 # --- beside others

@@ -351,6 +351,13 @@ def test_secrets_are_replaced_before_anything_is_stored(network, agent, detector
     assert agent("write", document="a-buffer.md", entry=entry, text="HUSH HUSH")["redacted"] == 2
 
 
+def test_what_the_detector_of_session_logs_knows_is_no_memory_either(network, agent):
+    token = "ghp_" + "a1B2" * 9
+    assert agent("append", document="a-buffer.md", text=f"push with {token}")["redacted"] == 1
+    agent("write", document="notes/key.md", text=f"# Key\n\n{token}\n")
+    assert not any(token in network["laptop"].text(path) for path in ("a-buffer.md", "notes/key.md"))
+
+
 def test_only_what_is_new_in_a_document_is_searched_for_secrets(network, agent, detector):
     save(network["laptop"], "notes/x.md", "an example: HUSH\nend\n")
     version = agent.version("notes/x.md")

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replica import compact
@@ -189,6 +189,7 @@ def test_any_question_has_an_answer(held, question):
 
 
 @given(st.text(st.characters(codec="utf-8", max_codepoint=0xFFFF, exclude_categories=["Cn", "Co"]), max_size=30))
+@example("a\u1dc0")
 def test_a_text_is_found_by_any_of_its_words(text):
     with sqlite3.connect(":memory:") as database:
         database.execute(f'CREATE VIRTUAL TABLE w USING fts5(t, tokenize="{words.TOKENIZER}")')

@@ -40,6 +40,8 @@ from replica.errors import (
 )
 from replica.keys import Identity
 from replica.places import FOLDER
+from replica.sessions import discover as logs
+from replica.sessions.base import Damage, Event, LogFile, Progress
 from replica.text import Text, client_id, import_update
 from tests.fuzz import worlds
 from transport import addresses, codes, control, discovery, frames, guesses, inviting, pairing, service, tls, wire
@@ -581,6 +583,44 @@ def save(data: bytes) -> None:
         edits = blocks.pair(one, other)
         assert sorted([i for i, _ in edits.kept + edits.replaced] + edits.removed) == list(range(len(one)))
         assert sorted([j for _, j in edits.kept + edits.replaced] + edits.added) == list(range(len(other)))
+
+
+SAMPLES = Path(__file__).parents[1] / "sessions" / "samples"
+FORMATS = ("openclaw-jsonl", "claude-code", "codex", "gemini", "gemini-json", "openclaw-sqlite")
+CHAT = b"""{"sessionId":"g","projectHash":"a","startTime":"2026-04-14T08:00:00Z"}
+{"id":"a","timestamp":"2026-04-14T08:00:01Z","type":"user","content":[{"text":"one"}]}
+{"id":"b","timestamp":"2026-04-14T08:00:02Z","type":"gemini","content":"r","toolCalls":[{"id":"t","name":"x"}]}
+{"$set":{"messages":[]}}
+{"$rewindTo":"b"}
+"""
+
+
+def _logs() -> list[bytes]:
+    kinds = {"openclaw": b"\x00", "claude-code": b"\x01", "codex": b"\x02"}
+    lines = [
+        kinds[path.relative_to(SAMPLES).parts[0]] + path.read_bytes()[:20_000] for path in SAMPLES.rglob("*.jsonl*")
+    ]
+    whole = b'{"sessionId":"g","projectHash":"a","messages":[' + CHAT.split(b"\n")[1] + b"]}"
+    return [*lines, b"\x03" + CHAT, b"\x04" + whole, b"\x05" + next(SAMPLES.rglob("*.sqlite")).read_bytes()]
+
+
+@target(_logs, slow=True)
+def log(data: bytes) -> None:
+    """A session log: nothing in it stops its reading, and what was told is not told again from where it ended."""
+    path = _folder() / "there" / "log"
+    path.write_bytes(data[1:])
+    name = FORMATS[data[0] % len(FORMATS)] if data else "codex"
+    found = LogFile(path, name.partition("-json")[0], name, len(data), 0)
+    told = list(logs.read(found))
+    assert isinstance(told[-1], Progress)
+    for one in told:
+        if isinstance(one, Damage):
+            assert one.reason and "known form" not in one.reason, one
+        elif isinstance(one, Event):
+            for words in (one.text, one.key, one.session, one.name, one.model, one.command, *one.files):
+                assert words.encode() is not None
+            assert 0 <= one.at < 2**48
+    assert not [one for one in logs.read(found, told[-1].place) if isinstance(one, Event)] or data[-1:] != b"\n"
 
 
 @target(lambda: [b"2026-03-01", b"2026-03-01T14:30:00+02:00", b"3d ago", b"yesterday", b"99999999w"])

@@ -34,16 +34,7 @@ class Told:
     def of(self, log: LogFile, place: Place = Place()) -> "Told":
         last: Any = None
         for last in read(log, place):
-            match last:
-                case Event():
-                    self.count += 1
-                    self.events.setdefault(last.key, last)
-                    self.aside[last.key] = last.aside
-                case Damage():
-                    self.damage.append(last)
-                case Progress():
-                    self.place = last.place
-                    self.folders |= last.folders
+            self.take(last)
         assert isinstance(last, Progress), "a reading ends with its place"
         return self
 
@@ -63,6 +54,18 @@ class Told:
             + (one.failed, self.aside[key])
             for key, one in self.events.items()
         }
+
+    def take(self, one: Event | Damage | Progress) -> None:
+        match one:
+            case Event():
+                self.count += 1
+                self.events.setdefault(one.key, one)
+                self.aside[one.key] = one.aside
+            case Damage():
+                self.damage.append(one)
+            case Progress():
+                self.place = one.place
+                self.folders |= one.folders
 
 
 def told(*logs: LogFile) -> Told:

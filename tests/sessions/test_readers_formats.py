@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import sqlite3
 from pathlib import Path
 
@@ -253,6 +254,15 @@ def test_the_turn_in_which_openclaw_saves_notes_is_dropped_with_what_it_was_answ
     ]  # fmt: skip
 
 
+def test_what_openclaw_puts_around_the_words_of_a_chat_is_not_taken_nor_the_models_that_are_none(tmp_path):
+    around = 'Conversation info (untrusted metadata):\n```json\n{"sender": "Mira"}\n```\n\n'
+    mirror = claw("b", "a", "08:00:02", "assistant", "Sent.", provider="openclaw", model="delivery-mirror")
+    log = lines(tmp_path / "s.jsonl", claw_header(), claw("a", None, "08:00:01", "user", around * 2 + "hello"), mirror)
+    made = told(log)
+    assert made.seen() == [("prompt", "hello"), ("reply", "Sent.")]
+    assert {event.model for event in made.events.values()} == {""}
+
+
 def test_a_subagent_of_openclaw_is_known_by_its_key(tmp_path):
     log = lines(tmp_path / "s.jsonl", claw_header("5e55-1"), claw("a", None, "08:00:01", "user", "look it up"))
     assert told(log).seen() == [("prompt", "look it up")]
@@ -398,6 +408,39 @@ def test_sessions_that_a_store_keeps_packed_are_read_once(store):
     assert made.seen() == [("prompt", "old")]
     assert len(made.damage) == 1
     assert Told().of(store.log, made.place).seen() == []
+
+
+def test_a_store_whose_schema_is_damaged_is_damage(store):
+    store.put("s", claw_header("s"))
+    found = store.log
+    store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.db.close()
+    data = store.path.read_bytes()
+    store.path.write_bytes(data.replace(b"CREATE TABLE trans", b"CREATE T\xd4BLE trans", 1))
+    made = told(found)  # the message of SQLite quotes the bytes, which cannot be decoded
+    assert (len(made.damage), made.seen()) == (1, [])
+    assert recognised(store.path) is None
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3, 5])
+def test_a_store_that_is_read_as_it_grows_tells_what_it_tells_at_once(store, seed):
+    chance = random.Random(seed)
+    places, parts = {"s": None, "t": None}, Told()
+    for session in places:
+        store.put(session, claw_header(session))
+    for number in range(60):
+        session = chance.choice(sorted(places))
+        name, kind = f"{session}{number}", chance.choice(["user", "assistant"])
+        parent = places[session] if chance.random() < 0.9 else f"{session}{chance.randrange(number + 1)}"
+        words = "flush: reply with NO_REPLY" if chance.random() < 0.1 else f"word {number}"
+        record = claw(name, parent, f"08:{number:02}:00", kind, [{"type": "text", "text": words}])
+        store.put(session, packed(record) if chance.random() < 0.2 else record)
+        places[session] = name
+        if chance.random() < 0.3:
+            parts.of(store.log, parts.place)
+    parts.of(store.log, parts.place)
+    assert parts.same() == Told().of(store.log).same()
+    assert any(parts.aside.values())
 
 
 def test_a_file_that_only_calls_itself_a_store_is_damage_or_no_log(tmp_path):

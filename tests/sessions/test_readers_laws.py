@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replica.sessions import lines as lines_module
-from replica.sessions.base import Kind, Place
-from replica.sessions.discover import default_places, discover, recognised
+from replica.sessions.base import Kind, Place, Progress
+from replica.sessions.discover import default_places, discover, read, recognised
 from tests.sessions.made import Told, claude, claw, claw_header, gemini, gemini_header, lines, told
 from tests.sessions.test_readers import LOGS, SAMPLES
 
@@ -107,11 +107,28 @@ def test_a_log_that_became_another_one_is_read_from_its_beginning(change, tmp_pa
     assert made.seen()[0] == ("prompt", "word 0")
 
 
+@pytest.mark.parametrize("name", [*SMALL, "gemini"])
+def test_from_every_place_on_the_way_the_reading_goes_on(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(lines_module, "STEP", 400)
+    source = gemini_log(tmp_path) if name == "gemini" else SAMPLES / name
+    log = recognised(source)
+    at_once, so_far, ways = told(log), [], 0
+    for one in read(log):
+        so_far.append(one)
+        if isinstance(one, Progress):
+            made = Told()
+            for event in so_far:
+                made.take(event)
+            assert made.of(log, one.place).same() == at_once.same()
+            ways += 1
+    assert ways > 1
+
+
 def test_a_place_whose_state_another_version_wrote_is_left(tmp_path):
     log = lines(tmp_path / "s.jsonl", claw_header(), claw("a", None, "08:00:01", "user", "one"))
-    place = told(log).place
+    log_place = told(log).place
     for state in (b"\x00", b"[1]", b'"x"'):
-        assert Told().of(log, place._replace(state=state)).seen() == [("prompt", "one")]
+        assert Told().of(log, log_place._replace(state=state)).seen() == [("prompt", "one")]
 
 
 def test_an_unchanged_log_tells_nothing_the_second_time():
@@ -226,6 +243,7 @@ def test_a_log_of_which_nothing_is_whole_is_a_log_nevertheless(tmp_path):
     assert (found.agent, len(told(found).damage)) == ("claude-code", 1)
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone cannot be changed here")
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/St_Johns"])
 def test_times_do_not_depend_on_the_zone_of_the_machine(zone, monkeypatch):
     before = told(*discover(None, SAMPLES)).same()
