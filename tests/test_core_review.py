@@ -223,9 +223,9 @@ def test_what_is_rejected_at_once_is_kept_apiece():
     with Network("alice") as network:
         alice, bridge = network["alice"], network.bridge("alice")
         (alice.root / ".replica" / "rejected").mkdir()
-        bridge._set_aside("a/b.md", b"one")
-        bridge._set_aside("a-b.md", b"two")
-        bridge._set_aside("x" * 300 + ".md", b"three")
+        bridge.holds.set_aside("a/b.md", b"one")
+        bridge.holds.set_aside("a-b.md", b"two")
+        bridge.holds.set_aside("x" * 300 + ".md", b"three")
         kept = sorted(file.read_bytes() for file in (alice.root / ".replica" / "rejected").iterdir())
         assert kept == [b"one", b"three", b"two"]
 
