@@ -249,7 +249,7 @@ class Bridge:
             if row is not None:
                 stamp = folder.write(self.root, path, row.base)
                 with self.clone.transaction():
-                    self.store.execute("UPDATE files SET stamp=?, missing=NULL WHERE path=?", (stamp, path))
+                    self.bases.stamp(path, stamp)
             elif target.is_file():  # never taken in: there is nothing that it could become again
                 folder.remove(self.root, path)
             with self.clone.transaction():

@@ -188,7 +188,7 @@ def test_what_arrives_while_the_bridge_writes_is_not_forgotten(monkeypatch):
         save(alice, "a-buffer.md", "- one\n")
         network.share()
         running = network.bridge("alice")
-        write_all = running._write_all
+        write_all = running.delivery.write_all
 
         def then_another(due, report, since=0):
             write_all(due, report, since)
@@ -196,7 +196,7 @@ def test_what_arrives_while_the_bridge_writes_is_not_forgotten(monkeypatch):
                 with network.open_again("alice") as other:
                     writing.add(other, "a-buffer.md", "two")
 
-        monkeypatch.setattr(running, "_write_all", then_another)
+        monkeypatch.setattr(running.delivery, "write_all", then_another)
         running.run()
         running.deliver()
         assert "two" in read(alice, "a-buffer.md")

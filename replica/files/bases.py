@@ -87,26 +87,24 @@ class Bases:
             raise DamagedRecord(f"what the store remembers of the file {path!r} is damaged") from None
         return row
 
-    def remember(self, path: str, policy: str, data: bytes, text: str, stamp: str, ids: bytes | None = None) -> None:
+    def remember(self, path: str, policy: str, data: bytes, text: str, stamp: str) -> None:
         """Remember that the file holds `data`, and that this is the document as of now.
 
-        After an intake (`ids` is None) the document may hold more than the file: then it is older than the document's
-        last change, and will be written.
+        The document may hold more than the file: then the file is behind, and will be written.
         """
         with self.clone.transaction():
             document = self.clone.documents.find(path, policy)
             last = self.last_change(document)
-            if ids is None:
-                canonical = text if policy == "text" else filetext.canonical(text)
-                now, ids = self.content(document)
-                if now != canonical:
-                    ids = self.ids_for(canonical, policy, document)
-                    self.put(path, policy, data, canonical, ids, last, stamp, BEHIND)
-                    return
-                text = canonical
-            self.put(path, policy, data, text, ids, last, stamp, None)
+            canonical = text if policy == "text" else filetext.canonical(text)
+            now, ids = self.content(document)
+            if now == canonical:
+                self.put(path, policy, data, canonical, ids, last, stamp, None)
+            else:
+                ids = self.ids_for(canonical, policy, document)
+                self.put(path, policy, data, canonical, ids, last, stamp, BEHIND)
 
     def put(self, path, policy, data, canonical, ids, change, stamp, intent) -> None:
+        """Remember a row: deflated where that is shorter, without a canonical text that follows from the base."""
         form = 0
         if canonical == canonical_text(data, policy):
             canonical, form = "", FOLLOWS
@@ -117,6 +115,10 @@ class Bases:
             " VALUES(?,?,?,?,?,?,?,NULL,?,?)",
             (path, policy, data, canonical, ids, change, stamp, intent, form),
         )
+
+    def stamp(self, path: str, stamp: str) -> None:
+        """The file was seen, and holds its base."""
+        self.store.execute("UPDATE files SET stamp=?, missing=NULL WHERE path=?", (stamp, path))
 
     def second_look(self, row: Row | Trace) -> bool:
         """Whether what we see was so some time ago as well; else remember that it is so now."""

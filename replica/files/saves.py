@@ -79,7 +79,7 @@ class Saves:
             row = self.intents.finish(row, data, stamp)
         if row is not None and data == row.base:
             self.holds.release(path)
-            self.store.execute("UPDATE files SET stamp=?, missing=NULL WHERE path=?", (stamp, path))
+            self.bases.stamp(path, stamp)
             return
         if row is not None and not force and self._wiped(row, text) and not self.bases.second_look(row):
             report.look_again = True
