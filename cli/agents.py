@@ -135,7 +135,14 @@ def _clone(folder: Path | None) -> Path:
     """The clone's folder; the command lines that we write name it. Raises NotAClone."""
     from replica.places import find_root
 
-    return find_root(root_of(folder))
+    root = find_root(root_of(folder))
+    try:
+        os.fspath(root).encode()
+    except UnicodeEncodeError:
+        raise ReplicaError(
+            f"the name of the folder {os.fsencode(root)!r} is not UTF-8", hint="an agent's configuration is: rename it"
+        ) from None
+    return root
 
 
 def _place(root: Path) -> "Place":

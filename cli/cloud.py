@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import Dir, Json, counted, data, emit, iso_ms, one_line, opened, publish, words
+from cli.common import Dir, Json, counted, data, emit, iso_ms, one_line, opened, progress, publish, words
 from replica.errors import ReplicaError, UsageError
 
 if TYPE_CHECKING:
@@ -222,32 +222,9 @@ def _run(clone, ledger, sinks, options, cut, dry_run: bool, quiet: bool) -> "lis
 
     reports = []
     for sink in sinks:
-        with _progress(sink.name, quiet or dry_run) as progress:
-            reports.append(runs.export_to(clone, ledger, sink, options, cut, dry_run=dry_run, progress=progress))
+        with progress(sink.name, quiet or dry_run) as tell:
+            reports.append(runs.export_to(clone, ledger, sink, options, cut, dry_run=dry_run, progress=tell))
     return reports
-
-
-@contextmanager
-def _progress(name: str, quiet: bool):
-    """A bar on a terminal, once there is anything to be done."""
-    import sys
-
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    shown = []
-
-    def progress(done: int, total: int) -> None:
-        if not shown:
-            shown.append(typer.progressbar(length=total, label=name, file=sys.stderr))
-            shown[0].__enter__()
-        shown[0].update(done - shown[0].pos)
-
-    try:
-        yield progress
-    finally:
-        if shown:
-            shown[0].__exit__(None, None, None)
 
 
 def _pull(clone: "Clone", ledger: "Ledger", sinks: "list[Configured]") -> "list[Pulled]":

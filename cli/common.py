@@ -145,6 +145,28 @@ def publish(clone: "Clone", *documents: str, at_once: bool = False, every: bool 
 # --- printing
 
 
+@contextmanager
+def progress(label: str, quiet: bool):
+    """A bar on a terminal, once there is anything to be done; the block gets `tell(done, of how many)`."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    shown: list[Any] = []
+
+    def tell(done: int, total: int) -> None:
+        if not shown and total:
+            shown.append(typer.progressbar(length=total, label=label, file=sys.stderr))
+            shown[0].__enter__()
+        if shown:
+            shown[0].update(done - shown[0].pos)
+
+    try:
+        yield tell
+    finally:
+        if shown:
+            shown[0].__exit__(None, None, None)
+
+
 def data(text: str) -> None:
     """One line of data. What could steer a terminal, or begin another line there, is shown as what it is."""
     typer.echo(cell(text) if sys.stdout.isatty() else text)

@@ -20,9 +20,10 @@ from pathlib import Path
 EVENTS = ("session-start", "pre-compact", "session-end")
 
 # Seconds.
-PATIENCE = 0.8  # from our first line to the memory's last; Python has begun up to a tenth before, and has to end
+PATIENCE = 0.88  # from the process's beginning to the memory's last line; what is left of the second is for its end
+BEGUN = 0.05  # how long a process has been there at our first line, where the system does not say
 PEERS = 0.2  # to wait for peers at the start of a session; less where the machine is slow, or the folder large
-WRITING = 0.25  # what the page itself may take
+WRITING = 0.25  # what the page itself takes at least
 SETTLE = 1.0  # in which an agent writes the last of its log: some do it while they end
 INPUT = 0.5  # to wait for what an agent tells us
 LEAVE = 20  # after which a child that cannot end by itself is ended
@@ -41,7 +42,7 @@ GOES_ON = frozenset({"clear", "resume"})
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what a hook is for. Always 0, and no output but an answer: nobody could act on anything else."""
-    began = time.monotonic()
+    began = time.monotonic() - _age()
     with contextlib.suppress(Exception):
         asked = _asked(sys.argv[1:] if arguments is None else arguments)
         if asked is not None:
@@ -53,6 +54,17 @@ def main(arguments: list[str] | None = None) -> int:
             elif (root / ".replica" / "store.db").is_file():
                 detach([event, "--agent", agent, "--dir", os.fspath(root)], partial(_end, event, agent, root))
     return 0
+
+
+def _age() -> float:
+    """Seconds since this process was made. Linux says it, in hundredths; Python itself may have taken long to begin."""
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            ticks = int(stat.read().rpartition(b")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return age if 0 <= age < 60 else BEGUN
+    except (OSError, ValueError, IndexError, AttributeError):
+        return BEGUN
 
 
 def _asked(words: list[str]) -> tuple[str, str, Path] | None:
@@ -95,7 +107,11 @@ def _start(root: Path, began: float) -> None:
 
 
 def _page(root: Path, until: float) -> str:
-    """What `replica start` prints, made by a child that can be ended, wherever it hangs; or nothing."""
+    """What `replica start` prints, or nothing.
+
+    A child makes it. One that is late is left to its work, which may be a large file that is new: otherwise no start
+    would ever be in time. It ends by itself (LEAVE), wherever it hangs.
+    """
     child = subprocess.Popen(
         python("cli.hook", "page", os.fspath(root), str(until)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, cwd=root,
@@ -107,7 +123,8 @@ def _page(root: Path, until: float) -> str:
 
     reading.join(max(0.0, until - time.monotonic()))
     if reading.is_alive():
-        child.kill()
+        if not hasattr(signal, "alarm"):  # Windows: it cannot be trusted to end
+            child.kill()
         return ""
     return str(_object(bytes(out)).get("page", ""))
 
@@ -123,16 +140,19 @@ def page(root: Path, until: float) -> None:
 
     `until`: when somebody loses patience, by the monotonic clock.
     """
+    if hasattr(signal, "alarm"):
+        signal.alarm(LEAVE)  # the system ends it then, whatever the interpreter is at
     import transport.workday  # noqa: F401 - it takes its time, and what is left is for the peers
     from cli.workday import begin
 
     def tell(answer: dict) -> None:
-        os.write(1, json.dumps(answer).encode())
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+            os.write(1, json.dumps(answer).encode())
         os.close(1)
 
-    with contextlib.suppress(AttributeError):  # Windows has no alarm
-        signal.alarm(LEAVE)
-    begin(root, tell, format="markdown", most=PAGE, wait=PEERS, until=until - WRITING)
+    left = until - time.monotonic()
+    writing = max(WRITING, PATIENCE - left)  # a machine that was slow so far will be
+    begin(root, tell, format="markdown", most=PAGE, wait=PEERS, until=until - writing)
 
 
 def framed(page: str) -> str:

@@ -1,6 +1,5 @@
 """Commands for session logs: compare, backfill."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import Dir, Json, counted, data, emit, folder_name, one_line, opened, publish, root_of, table, words
+from cli.common import (
+    Dir,
+    Json,
+    counted,
+    data,
+    emit,
+    folder_name,
+    one_line,
+    opened,
+    progress,
+    publish,
+    root_of,
+    table,
+    words,
+)
 from replica.errors import NotAClone, ReplicaError, UsageError
 
 if TYPE_CHECKING:
@@ -231,8 +244,8 @@ def _work(
         zone = days.zone(timezone, clone.config.sessions.timezone if clone is not None else None)
         logs = discover.discover(agents, sessions_dir)
         index = stack.enter_context(Index.open(file_of(clone.root) if clone is not None else _passing(stack)))
-        with _progress(quiet) as progress:
-            scanned = index.scan(logs, progress)
+        with progress("session logs", quiet) as tell:
+            scanned = index.scan(logs, tell)
         project = project_of(clone.root if clone is not None else _project_of_notes(memory_dir))
         select = Select(
             frozenset(agents) if agents else None,
@@ -294,28 +307,6 @@ def _say_unshared(memory: "Documents") -> None:
         f"no rule of replica.toml shares {memory.path('YYYY-MM-DD')}: it stays on this clone; to share it, add:"
         f' [[documents]] glob = "{glob}" policy = "text"'
     )
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal, once there is anything to read."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    shown: list = []
-
-    def progress(done: int, total: int) -> None:
-        if not shown and total:
-            shown.append(typer.progressbar(length=total, label="session logs", file=sys.stderr))
-            shown[0].__enter__()
-        if shown:
-            shown[0].update(done - shown[0].pos)
-
-    try:
-        yield progress
-    finally:
-        if shown:
-            shown[0].__exit__(None, None, None)
 
 
 def _wanted(work: _Work, day: str | None, since: str | None, today: bool) -> list[date]:

@@ -216,7 +216,7 @@ class Documents:
         by_id: dict[bytes, list[tuple]] = {}
         places: dict[bytes, tuple] = {}
         for row in rows:
-            # A block without text only makes an empty document known (Bridge._exist). It goes at once, but who
+            # A block without text only makes an empty document known (Edits._exist). It goes at once, but who
             # does not hear of that must not show an empty line for ever.
             if not row[11] and row[6]:
                 by_id.setdefault(row[0], []).append(row)

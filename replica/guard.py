@@ -1,6 +1,6 @@
 """What looks like an accident is held back: many entries gone at once, files vanished, a past rewritten.
 
-Pure judgements; replica/bridge.py asks them and keeps what is held.
+Pure judgements; the bridge asks them, and replica/files/holds.py keeps what is held.
 """
 
 from typing import NamedTuple

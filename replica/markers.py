@@ -1,7 +1,7 @@
 """What other tools leave where they could not merge: markers in a text, and second files beside a first.
 
 Both are somebody's unfinished business. Taken in, they would be memory on every clone. So they are held, here, until a
-person has mended them or said that they are meant. Pure judgements; replica/bridge.py asks them.
+person has mended them or said that they are meant. Pure judgements; replica/files/edits.py asks them.
 """
 
 import re

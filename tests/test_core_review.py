@@ -188,7 +188,7 @@ def test_what_arrives_while_the_bridge_writes_is_not_forgotten(monkeypatch):
         save(alice, "a-buffer.md", "- one\n")
         network.share()
         running = network.bridge("alice")
-        write_all = running._write_all
+        write_all = running.delivery.write_all
 
         def then_another(due, report, since=0):
             write_all(due, report, since)
@@ -196,7 +196,7 @@ def test_what_arrives_while_the_bridge_writes_is_not_forgotten(monkeypatch):
                 with network.open_again("alice") as other:
                     writing.add(other, "a-buffer.md", "two")
 
-        monkeypatch.setattr(running, "_write_all", then_another)
+        monkeypatch.setattr(running.delivery, "write_all", then_another)
         running.run()
         running.deliver()
         assert "two" in read(alice, "a-buffer.md")
@@ -223,9 +223,9 @@ def test_what_is_rejected_at_once_is_kept_apiece():
     with Network("alice") as network:
         alice, bridge = network["alice"], network.bridge("alice")
         (alice.root / ".replica" / "rejected").mkdir()
-        bridge._set_aside("a/b.md", b"one")
-        bridge._set_aside("a-b.md", b"two")
-        bridge._set_aside("x" * 300 + ".md", b"three")
+        bridge.holds.set_aside("a/b.md", b"one")
+        bridge.holds.set_aside("a-b.md", b"two")
+        bridge.holds.set_aside("x" * 300 + ".md", b"three")
         kept = sorted(file.read_bytes() for file in (alice.root / ".replica" / "rejected").iterdir())
         assert kept == [b"one", b"three", b"two"]
 

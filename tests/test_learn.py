@@ -16,7 +16,7 @@ from replica.learn import cues, given, markdown, sources
 from replica.learn import plan as planning
 from replica.learn.entry import Learning, Source, read, words_of, written
 from replica.learn.given import Secrets, Usual
-from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Event, Kind
+from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Aside, Event, Kind
 from replica.writing import add
 from tests.helpers import Network
 from tests.test_cli_memory import Terminal, fresh, replica  # noqa: F401 - fixtures
@@ -496,7 +496,9 @@ def test_a_list_below_a_cue_is_taken_item_by_item():
 
 
 def test_only_the_main_line_counts_and_learning_events_always():
-    assert cued(said("Lesson: retries need jitter", aside=True), said("Lesson: of a result here", Kind.RESULT)) == []
+    for aside in (Aside.TAKEN_BACK, Aside.SUBAGENT):
+        assert cued(said("Lesson: retries need jitter", aside=aside)) == []
+    assert cued(said("Lesson: of a result here", Kind.RESULT)) == []
     assert cued(said("tides lag by an hour", Kind.LEARNING)) == [("lesson", "tides lag by an hour")]
     assert cued(said("Lesson: Same thing here"), said("lesson: same thing here.")) == [("lesson", "Same thing here")]
 
@@ -526,7 +528,7 @@ def test_what_was_given_up_later_in_the_log_is_not_learned(monkeypatch):
     from replica.learn import logs
 
     monkeypatch.setattr(logs, "_decided", lambda events: iter(()))
-    events = [said("Lesson: retries need jitter"), said("Lesson: retries need jitter", aside=True)]
+    events = [said("Lesson: retries need jitter"), said("Lesson: retries need jitter", aside=Aside.TAKEN_BACK)]
     assert logs.learnings(events, Usual(), Secrets()) == []
     assert len(logs.learnings(events[::-1], Usual(), Secrets())) == 1
 

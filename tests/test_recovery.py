@@ -7,9 +7,10 @@ import pytest
 
 from cli.main import main
 from replica import folder
-from replica.bridge import Bridge
 from replica.clone import Clone
 from replica.errors import DiskFull, PairingError, WrongCode
+from replica.files.bases import Bases
+from replica.files.saves import Saves
 from replica.keys import Identity
 from replica.places import FOLDER, JOINING, STORE
 from tests.helpers import Network, add, assert_same, certificate, read, save
@@ -130,14 +131,14 @@ def test_the_old_document_does_not_end_while_it_has_news_that_the_file_lacks(mon
         network.share()
         save(alice, "replica.toml", '[[documents]]\nglob = "notes.md"\npolicy = "union"\n')
         bob.edit_text("notes.md", new="one\nby bob\n")
-        show_all = Bridge._show_all
+        show_all = Saves._show_all
 
         def late(*arguments):
             shown = show_all(*arguments)
             network.sync("alice", "bob")
             return shown
 
-        monkeypatch.setattr(Bridge, "_show_all", late)
+        monkeypatch.setattr(Saves, "_show_all", late)
         assert network.bridge("alice").run().look_again
         monkeypatch.undo()
         network.share()
@@ -160,13 +161,13 @@ def test_names_are_on_the_disk_before_the_store_says_so(monkeypatch):
 
         monkeypatch.setattr(os, "fsync", flush)
         monkeypatch.setattr(os, "replace", lambda *paths: (order.append(("replace",)), real["replace"](*paths)))
-        put = Bridge._put
+        put = Bases.put
 
         def noted(*arguments):
             order.append(("noted",))
             put(*arguments)
 
-        monkeypatch.setattr(Bridge, "_put", noted)
+        monkeypatch.setattr(Bases, "put", noted)
         network.bridge("alice").run()
         monkeypatch.undo()
         file = order.index(("replace",))

@@ -13,8 +13,8 @@ from unittest import mock
 import pytest
 
 from replica import filetext, folder, textdiff
-from replica.bridge import Bridge
 from replica.clone import Clone
+from replica.files.delivery import Delivery
 from replica.log import Log
 from tests.simulation import backups
 from tests.simulation.world import Simulation
@@ -119,15 +119,15 @@ def plain_rebase(ops, base: str, current: str):
     return [(0, len(current), textdiff.apply_ops(base, ops))]
 
 
-def hasty_prepare(bridge: Bridge, path: str, policy: str, trace, report):
+def hasty_prepare(delivery: Delivery, path: str, policy: str, trace, report):
     """Writes a file without a look at what was saved there meanwhile."""
-    file = bridge.root / path
+    file = delivery.root / path
     if trace is not None and file.is_file():
         data = file.read_bytes()
         text = filetext.decode(data).text
         canonical = text if policy == "text" else filetext.canonical(text)
-        bridge.store.execute("UPDATE files SET base=?, canonical=? WHERE path=?", (data, canonical, path))
-    return PREPARED(bridge, path, policy, trace, report)
+        delivery.store.execute("UPDATE files SET base=?, canonical=? WHERE path=?", (data, canonical, path))
+    return PREPARED(delivery, path, policy, trace, report)
 
 
 def early_answer(one: Clone, batch):
@@ -135,7 +135,7 @@ def early_answer(one: Clone, batch):
     return INGEST(one, batch[:-1] if len(batch) > 1 else batch)
 
 
-BATCH, NEXT_BATCH, PREPARED = Log.batch, Session._next_batch, Bridge._prepared
+BATCH, NEXT_BATCH, PREPARED = Log.batch, Session._next_batch, Delivery._prepared
 INGEST, EDIT = Clone.ingest, Clone.edit_entries
 
 
@@ -146,7 +146,7 @@ INGEST, EDIT = Clone.ingest, Clone.edit_entries
         (Session, "_next_batch", forgetful_batch),
         (Log, "past", flattened_past),
         (textdiff, "rebase", plain_rebase),
-        (Bridge, "_prepared", hasty_prepare),
+        (Delivery, "_prepared", hasty_prepare),
         (folder, "flush_folder", lambda place: None),
         (Clone, "ingest", early_answer),
         (Clone, "edit_entries", careless_edit),

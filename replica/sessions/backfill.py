@@ -320,7 +320,7 @@ def _state(logs: Logs, memory: Memory, day: date, messages: int, sessions: int) 
         return "complete"
     counts: dict[str, int] = {}
     for event in logs.events(day):
-        if event.kind in (Kind.PROMPT, Kind.REPLY) and not event.aside:
+        if event.is_message:
             tag = daily.tag_of(event.agent, event.session)
             counts[tag] = counts.get(tag, 0) + 1
     return "complete" if daily.covers(page.part, counts) else "sparse"

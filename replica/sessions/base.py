@@ -7,7 +7,7 @@ checkpoints, archives), so an event has a key that is equal wherever the same th
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,13 +24,21 @@ class Kind(StrEnum):
     LEARNING = "learning"  # what an agent's own tools said to remember
 
 
+class Aside(IntEnum):
+    """Where an event stands to the main line of its session."""
+
+    NOT = 0  # on it
+    TAKEN_BACK = 1  # it was, and was given up: a branch, turns that were rolled back, a rewind
+    SUBAGENT = 2  # it never was: what an agent and a helper of its own say to each other
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing of a session.
 
     `at`: milliseconds since 1970, UTC. `key`: names it within its agent, across files. `order`: of two events at the
-    same time in one file the one that came first. `aside`: not on the main line: a subagent's, or a branch that was
-    given up. `command` and `files`: of a call, what it ran and which files it named.
+    same time in one file the one that came first. `command` and `files`: of a call, what it ran and which files it
+    named.
     """
 
     kind: Kind
@@ -45,7 +53,12 @@ class Event:
     command: str = ""
     files: tuple[str, ...] = ()
     failed: bool = False
-    aside: bool = False
+    aside: Aside = Aside.NOT
+
+    @property
+    def is_message(self) -> bool:
+        """Whether people would say that it was said: what was taken back was, a subagent's was not."""
+        return self.kind in (Kind.PROMPT, Kind.REPLY) and self.aside is not Aside.SUBAGENT
 
 
 class Damage(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from replica.sessions import fields
-from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress, without_ours
+from replica.sessions.base import Aside, Damage, Event, Kind, LogFile, Place, Progress, without_ours
 from replica.sessions.lines import BadRecord, Opened, follow, record
 
 AGENT = "claude-code"
@@ -158,8 +158,10 @@ class Transcript:
     def session(self) -> str:
         return self._session or self._fallback
 
-    def off(self, given: dict[str, Any]) -> bool:
-        return self._subagent or given.get("isSidechain") is True or fields.text(given.get("uuid")) in self._off
+    def aside(self, given: dict[str, Any]) -> Aside:
+        if self._subagent or given.get("isSidechain") is True:
+            return Aside.SUBAGENT
+        return Aside.TAKEN_BACK if fields.text(given.get("uuid")) in self._off else Aside.NOT
 
     def time(self) -> int:
         return self._at or 0
@@ -243,7 +245,7 @@ class _Telling:
         # A branch of its own copies records and says of which one each is a copy.
         source = fields.text(fields.table(given.get("forkedFrom")).get("messageUuid"))
         self._key = source or self.name or f"{transcript.session}:{line}"
-        self._aside = transcript.off(given)
+        self._aside = transcript.aside(given)
         self._transcript = transcript
         self._order = line << 8
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from replica.sessions import fields
-from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress, without_ours
+from replica.sessions.base import Aside, Damage, Event, Kind, LogFile, Place, Progress, without_ours
 from replica.sessions.lines import BadRecord, Opened, follow, record
 
 AGENT = "codex"
@@ -134,9 +134,11 @@ class Rollout:
     def at(self) -> int:
         return self._at or 0
 
-    def off(self, line: int) -> bool:
+    def aside(self, line: int) -> Aside:
+        if self._subagent:
+            return Aside.SUBAGENT
         before = bisect_right(self._undone, (line, 1 << 62))
-        return self._subagent or (before > 0 and line < self._undone[before - 1][1])
+        return Aside.TAKEN_BACK if before > 0 and line < self._undone[before - 1][1] else Aside.NOT
 
     def _header(self, payload: dict[str, Any]) -> None:
         name, forked = fields.text(payload.get("id")), fields.text(payload.get("forked_from_id"))
@@ -237,7 +239,7 @@ class _Telling:
     def __init__(self, rollout: Rollout, line: int):
         self._rollout = rollout
         self.at = rollout.at
-        self._aside = rollout.off(line)
+        self._aside = rollout.aside(line)
         self._order = line << 8
 
     def event(self, kind: Kind, text: str = "", *, naming: str, **more: Any) -> Event:

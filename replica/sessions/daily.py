@@ -230,10 +230,10 @@ def _transitions(sessions: Sequence[Told]) -> list[str]:
     return lines
 
 
-_COUNTS = ("prompt", "reply", "tool call", "failed", "aside", "model error", "compaction")
-_PLURALS = {"reply": "replies", "failed": "failed"}
+_COUNTS = ("prompt", "reply", "taken back", "tool call", "failed", "aside", "model error", "compaction")
+_PLURALS = {"reply": "replies", "failed": "failed", "taken back": "taken back"}
 _COUNTED = re.compile(
-    r"- [a-z][a-z0-9-]{0,30} [0-9:–]{5,11}: \d+ messages?(?P<counts>(?:[(;, ]+\d+ (?:prompts?|repl(?:y|ies)"
+    r"- [a-z][a-z0-9-]{0,30} [0-9:–]{5,11}: \d+ messages?(?P<counts>(?:[(;, ]+\d+ (?:prompts?|repl(?:y|ies)|taken back"
     r"|tool calls?|failed|asides?|model errors?|compactions?)\)?)*)"
 )  # fmt: skip
 _TOTALS = re.compile(r"\*\*\d+ messages?\*\* in \d+ sessions?[^\n]{0,200}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.sessions import fields
-from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress, without_ours
+from replica.sessions.base import Aside, Damage, Event, Kind, LogFile, Place, Progress, without_ours
 from replica.sessions.lines import LONGEST, BadRecord, Opened, follow, record
 
 AGENT = "gemini"
@@ -75,7 +75,7 @@ class Chat:
             yield from self.message(message, (line << 20) + (min(number, 4095) << 8))
         if (title := fields.text(patch.get("summary"))) and self._at is not None:
             yield self._event(
-                Kind.TITLE, f"title:{self.session}:{fields.digest(title)}", line << 20, title, aside=False
+                Kind.TITLE, f"title:{self.session}:{fields.digest(title)}", line << 20, title, aside=Aside.NOT
             )
 
     def header(self, given: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ class Chat:
         self._at = self._at if at is None else at
         if self._at is None:
             return
-        aside = name in self._off
+        aside = Aside.TAKEN_BACK if name in self._off else Aside.NOT
         name = name or fields.digest(self.session, self._at, kind, json.dumps(message, sort_keys=True)[:10_000])
         whole = _said(message.get("content"))
         if kind == "user" and whole.lstrip().startswith("<state_snapshot"):
@@ -114,7 +114,7 @@ class Chat:
         elif kind == "error" and whole.strip():
             yield self._event(Kind.ERROR, name, order, whole.strip()[: fields.RESULT], aside=aside, failed=True)
 
-    def _calls(self, message: dict[str, Any], name: str, order: int, model: str, aside: bool) -> Iterator[Event]:
+    def _calls(self, message: dict[str, Any], name: str, order: int, model: str, aside: Aside) -> Iterator[Event]:
         for number, call in enumerate(fields.items(message.get("toolCalls"))[:100], 1):
             given = fields.table(call)
             tool, asked, status = fields.text(given.get("name")), given.get("args"), given.get("status")
@@ -140,9 +140,10 @@ class Chat:
         return self._session or self._log.path.name.split(".json")[0]
 
     def _event(
-        self, kind: Kind, key: str, order: int, text: str = "", *, aside: bool, at: int | None = None, **more: Any
+        self, kind: Kind, key: str, order: int, text: str = "", *, aside: Aside, at: int | None = None, **more: Any
     ) -> Event:
-        aside, when = aside or self._subagent, (self._at or 0) if at is None else at
+        aside = Aside.SUBAGENT if self._subagent else aside
+        when = (self._at or 0) if at is None else at
         return Event(kind, AGENT, self.session, f"{kind}:{key}", when, order, text, aside=aside, **more)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from replica.errors import UnknownSchema
 from replica.places import FOLDER
-from replica.sessions.base import Event, Kind, LogFile
+from replica.sessions.base import Aside, Event, Kind, LogFile
 from replica.store import BUSY_TIMEOUT, translated
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ CREATE TABLE logs(
     head BLOB NOT NULL, state BLOB NOT NULL, folders TEXT NOT NULL);
 CREATE TABLE damages(log INTEGER, line INTEGER, reason TEXT, PRIMARY KEY(log, line, reason)) WITHOUT ROWID;
 
--- `files`: a list in JSON. `redacted`: what was taken out, kinds and how many, in JSON.
+-- `files`: a list in JSON. `aside`: as Aside has it. `redacted`: what was taken out, kinds and how many, in JSON.
 CREATE TABLE events(
     n INTEGER PRIMARY KEY, agent TEXT NOT NULL, key TEXT NOT NULL, session TEXT NOT NULL, at INTEGER NOT NULL,
     ord INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, name TEXT NOT NULL, model TEXT NOT NULL,
@@ -57,7 +57,7 @@ CREATE TABLE told(agent TEXT, session TEXT, log INTEGER, PRIMARY KEY(agent, sess
 """
 
 _EVENT = "kind, agent, session, key, at, ord, text, name, model, command, files, failed, aside"
-_MESSAGE = f"kind IN ('{Kind.PROMPT}', '{Kind.REPLY}') AND aside=0"
+_MESSAGE = f"kind IN ('{Kind.PROMPT}', '{Kind.REPLY}') AND aside<>{Aside.SUBAGENT:d}"  # as Event.is_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ EVERYTHING = Select()
 
 
 class DayCount(NamedTuple):
-    """A day of the zone: its messages (prompts and replies of the main line), and in how many sessions they are."""
+    """A day of the zone: its messages (prompts and replies, but subagents'), and in how many sessions they are."""
 
     date: date
     messages: int
@@ -258,7 +258,7 @@ def _event(row: tuple) -> Event:
     kind, agent, session, key, at, order, text, name, model, command, files, failed, aside = row
     return Event(
         Kind(kind), agent, session, key, at, order, text, name, model, command,
-        tuple(json.loads(files)) if files else (), bool(failed), bool(aside),
+        tuple(json.loads(files)) if files else (), bool(failed), Aside(aside),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.sessions import fields
-from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress
+from replica.sessions.base import Aside, Damage, Event, Kind, LogFile, Place, Progress
 from replica.sessions.lines import BadRecord, Opened, follow, record
 
 AGENT = "openclaw"
@@ -188,10 +188,10 @@ class Transcript:
             why = fields.text(message.get("errorMessage")) or str(message["stopReason"])
             yield told.event(Kind.ERROR, why[: fields.RESULT], model=model, failed=True)
 
-    def off(self, name: str) -> bool:
+    def aside(self, name: str) -> Aside:
         if self._sidechain is None:
             self._sidechain = ":subagent:" in _key_of(self._log.path.parent / "sessions.json", self.name)
-        return self._sidechain or name in self._off
+        return Aside.SUBAGENT if self._sidechain else Aside.TAKEN_BACK if name in self._off else Aside.NOT
 
     @property
     def name(self) -> str:
@@ -216,7 +216,7 @@ class _Telling:
             at = fields.milliseconds(fields.table(given.get("message")).get("timestamp"))
         self.at = at
         self._transcript = transcript
-        self._aside = transcript.off(fields.text(given.get("id")))
+        self._aside = transcript.aside(fields.text(given.get("id")))
         self._order = line << 8
 
     def event(self, kind: Kind, text: str = "", *, naming: str = "", **more: Any) -> Event:

@@ -332,8 +332,8 @@ _IN_URL = re.compile(
     r"""[a-zA-Z][a-zA-Z0-9+.\-]{1,20}://[^\s/:@"'`<>\[\]]{0,100}:([^\s/"'`<>]{1,300})@(?=[\w\[%$*.-])"""
 )
 _PLACEHOLDER = re.compile(
-    r"(?i)[$%{<*x.…]|(?:your|my|the|some|an?)[_ -]|(?:example|change[_-]?me|placeholder|dummy|redacted|secret|pass|"
-    r"passwd|password|passphrase|pwd|pw|token|key|api[_-]?key|null|none|nil|undefined|true|false|todo|empty|unset|hidden|"
+    r"(?i)[$%{<*x.…]|&\w*[#;]|(?:your|my|the|some|an?)[_ -]|(?:example|change[_-]?me|placeholder|dummy|redacted|secret|"
+    r"pass|passwd|password|passphrase|pwd|pw|token|key|api[_-]?key|null|none|nil|undefined|true|false|todo|empty|unset|hidden|"
     r"required|optional|string|str|bytes|bool|boolean|number|text|any|object|missing|invalid|wrong|here|value)\W*$"
 )
 
@@ -422,7 +422,7 @@ _ARGUED = re.compile(rf"{_REST}(?P<sign>[ \t]+){_VALUE}")
 _ABOUT = re.compile(
     r"(?i)(?:^s\b|s?[_.-]?(?:count|counts|limit|limits|budget|usage|used|type|types|name|names|len|length|size|file|path|dir|url|uri|"
     r"endpoint|field|policy|policies|ttl|age|expiry|expires|expires[_-]?(?:in|at)|expiration|prompt|required|env|manager|store|"
-    r"provider|reset|changed|rotation|version|format|regex|pattern|ring|words?|holder|input|label|hint|min|max|per[_-]?\w+|"
+    r"provider|reset|changed|rotation|version|format|regex|pattern|ring|words?|holder|input|label|hint|min|max|per[_-]?\w+|time|times|at|on|"
     r"s))$|^(?:s|less|ize|izer|ized|ization|board|ish)\b"
 )
 _CODE = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|->|::)[A-Za-z_$][\w$]*)*(?:[(\[{].*)?[;,)\]}]*$")  # os.environ, get_key(…
@@ -501,11 +501,15 @@ def _value(text: str, name: re.Match, given: re.Match, password: bool) -> str:
     marks = bool(re.search(r"[!@#$%^&*?~+=]", word))
     if sign in ("", ">") or sign.isalpha() or sign.rstrip(":").isalpha():
         return value if _said(text, name, given, sign, (digits and letters) or marks, password) else ""
+    if given["sign"] == ":" and not opened and not password and not _random(word):
+        return ""  # a part of a longer name, as in arn:aws:secretsmanager:…:secret:…
     code = not opened and bool(_CODE.match(value))
     if digits and letters:
         if code and not (_random(word) and len(re.findall(r"\d", word)) > 2):
             return value if password and "(" not in value and "." not in value and "_" not in value else ""
         return value if (password and len(word) >= 6) or len(word) >= (12 if sign == ":" and not opened else 8) else ""
+    if re.fullmatch(r"\d+(?:\.\d+)+", word):
+        return ""  # a version, an address, a time
     if not letters:  # numbers: of tokens they are counts
         return value if password and len(word) >= 6 and ("=" in sign or opened) and not _date(word) else ""
     if marks and password:
@@ -513,7 +517,7 @@ def _value(text: str, name: re.Match, given: re.Match, password: bool) -> str:
     # Letters alone: a word, unless it is given in the way that configurations are written.
     if code and not value.isalpha():
         return ""
-    if not password or len(word) < 6 or ("-" in word and opened == "") or "_" in word:
+    if not password or name[0] == "pass" or len(word) < 6 or ("-" in word and opened == "") or "_" in word:
         return (_random(word) and value) or ""
     return value if _configured(text, name, given, sign, opened) else ""
 

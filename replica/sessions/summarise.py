@@ -16,7 +16,7 @@ from typing import Any
 from replica.errors import TooLarge
 from replica.quoting import visible
 from replica.sessions import llm
-from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Event, Kind, without_ours
+from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Aside, Event, Kind, without_ours
 from replica.sessions.llm import Model, ModelFailed
 
 # For `--help` and for whoever is about to run it.
@@ -102,7 +102,7 @@ _WHO = {Kind.PROMPT: "person", Kind.COMPACTION: "what was said before, in short"
 
 def _line(event: Event, zone: tzinfo, cap: int) -> str:
     """One event in a line or a few; "" where it says nothing to a summary."""
-    if event.aside or event.kind in (Kind.MODEL, Kind.TITLE):
+    if event.aside is Aside.SUBAGENT or event.kind in (Kind.MODEL, Kind.TITLE):
         return ""
     text = event.text
     if event.kind is Kind.CALL:
@@ -119,6 +119,7 @@ def _line(event: Event, zone: tzinfo, cap: int) -> str:
         return ""
     if len(text) > cap:
         text = f"{text[:cap]} … ({len(text) - cap:,} characters more)"
+    who = f"{who}, taken back later" if event.aside is Aside.TAKEN_BACK else who
     return f"[{datetime.fromtimestamp(event.at / 1000, zone):%H:%M}] {who}: {text}"
 
 

@@ -11,7 +11,7 @@ from datetime import tzinfo
 
 from replica.quoting import visible
 from replica.sessions import daily
-from replica.sessions.base import Event, Kind
+from replica.sessions.base import Aside, Event, Kind
 from replica.sessions.daily import Told
 from replica.sessions.prose import sentences
 from replica.sessions.topics import Call, Exchange, Session, Thread, is_nod, request
@@ -20,7 +20,7 @@ from replica.sessions.topics import Call, Exchange, Session, Thread, is_nod, req
 TITLE, OUTCOME, ASKED, ANSWER, DECISION, COMMAND, ERROR, PATH = 110, 220, 140, 200, 260, 140, 180, 100
 MOST_THREADS, MOST_EXCHANGES, MOST_DECISIONS = 8, 24, 12
 MOST_COMMANDS, MOST_ERRORS, MOST_FILES, MOST_MODELS = 10, 8, 12, 12
-TAKEN_BACK = "(taken back) "  # said on a branch of the talk that was given up
+TAKEN_BACK = "(taken back) "
 LONGEST_LINE = 1_000  # characters of an output's line that are looked at
 MOST_PLAIN = 4  # commands that neither leave something behind nor test or build
 FOLDED = 5  # commands not shown that are worth a line
@@ -41,7 +41,7 @@ class _Teller:
         self.start = self.clock(first.at)
 
     def told(self) -> Told:
-        kinds = Counter(event.kind for event in self.session.events)
+        kinds = Counter(event.kind for event in self.session.told)
         messages = kinds[Kind.PROMPT] + kinds[Kind.REPLY]
         sections = {
             daily.TOPICS: self.topics, daily.FLOW: self.flow, daily.DECISIONS: self.decisions,
@@ -86,7 +86,8 @@ class _Teller:
             *self.deeds(thread),
         ]
         outcome = "; ".join(part for part in parts if part)
-        line = f"**{self.words(name, TITLE).rstrip('.:')}** ({self.span(thread.begin, thread.end)})"
+        mark = TAKEN_BACK if thread.taken_back else ""
+        line = f"{mark}**{self.words(name, TITLE).rstrip('.:')}** ({self.span(thread.begin, thread.end)})"
         return f"{line}: {outcome}" if outcome else line
 
     def deeds(self, thread: Thread) -> Iterable[str]:
@@ -141,7 +142,7 @@ class _Teller:
         return telling + done + 3 * (at in (0, count - 1)) - 2 * is_nod(exchange.asked)
 
     def exchange(self, exchange: Exchange) -> str:
-        line = f"{self.clock(exchange.begin)} {TAKEN_BACK if exchange.aside else ''}"
+        line = f"{self.clock(exchange.begin)} {TAKEN_BACK if exchange.taken_back else ''}"
         if exchange.prompt:
             whole = " ".join(exchange.asked)
             asked = whole if is_nod(exchange.asked) or len(whole) <= ASKED else request(exchange.asked)
@@ -167,7 +168,7 @@ class _Teller:
         best = sorted(found, key=lambda one: (-one.score, one.at, one.what))[:MOST_DECISIONS]
         for one in sorted(best, key=lambda one: (one.at, one.what)):
             kind = "To remember: " if one.kind == "remember" else ""
-            kind = f"{TAKEN_BACK}{kind}" if one.aside else kind
+            kind = f"{TAKEN_BACK}{kind}" if one.taken_back else kind
             yield f"{self.clock(one.at)} {kind}{self.words(one.what, DECISION)}"
 
     # --- technical details
@@ -246,9 +247,7 @@ class _Teller:
 
     def models(self) -> Iterable[str]:
         signs: list[tuple[str, str]] = []
-        for event in sorted((*self.session.events, *self.session.asides), key=lambda event: (event.at, event.order)):
-            if event.aside and event.kind is not Kind.MODEL:
-                continue  # a subagent's model is no switch
+        for event in self.session.told:  # a subagent's model is no switch
             model = re.sub(r"[^\w.:@+-]", "", event.model.rpartition("/")[2])[:60]
             if model and not event.model.startswith("<") and (not signs or signs[-1][0] != model):
                 signs.append((model, self.clock(event.at)))
@@ -259,12 +258,13 @@ class _Teller:
             yield f"{self.agent}: {' → '.join(shown)}"
 
     def statistics(self, kinds: Counter) -> Iterable[str]:
-        spoken = [event for event in self.session.events if event.kind in (Kind.PROMPT, Kind.REPLY)]
+        spoken = [event for event in self.session.told if event.is_message]
         messages = len(spoken)
         numbers = {
-            "prompt": kinds[Kind.PROMPT], "reply": kinds[Kind.REPLY], "tool call": kinds[Kind.CALL],
+            "prompt": kinds[Kind.PROMPT], "reply": kinds[Kind.REPLY],
+            "taken back": sum(event.aside is Aside.TAKEN_BACK for event in spoken), "tool call": kinds[Kind.CALL],
             "failed": sum(call.failed for call in self.session.calls),
-            "aside": len(self.session.asides),
+            "aside": len(self.session.subagents),
             "model error": sum(len(exchange.errors) for exchange in self.session.exchanges),
             "compaction": sum(event.kind == Kind.COMPACTION for event in self.session.told),
         }  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import log
 
-from replica.sessions.base import Event, Kind
+from replica.sessions.base import Aside, Event, Kind
 from replica.sessions.prose import LOW, content_words, is_question, sentences, spoken
 
 PAUSE = 40 * 60_000  # milliseconds without a word after which a request begins a thread, unless it plainly goes on
@@ -22,7 +22,6 @@ RELATED = 0.22  # share of a request's words, by rarity, that a thread must know
 
 
 LONGEST_COMMAND = 4_000  # characters
-BRANCHING = ("openclaw", "codex")  # their asides are branches: a subagent of theirs has a session of its own
 
 
 @dataclass(slots=True)
@@ -58,8 +57,7 @@ class Exchange:
         return max(event.at for event in self._events)
 
     @property
-    def aside(self) -> bool:
-        """Whether it was taken back."""
+    def taken_back(self) -> bool:
         return all(event.aside for event in self._events)
 
     @property
@@ -100,6 +98,10 @@ class Thread:
         return max(exchange.end for exchange in self.exchanges)
 
     @property
+    def taken_back(self) -> bool:
+        return all(exchange.taken_back for exchange in self.exchanges)
+
+    @property
     def calls(self) -> list[Call]:
         return [call for exchange in self.exchanges for call in exchange.calls]
 
@@ -117,7 +119,7 @@ class Decision:
     by: str
     kind: str = "decision"
     score: float = 0.0
-    aside: bool = False
+    taken_back: bool = False
 
 
 class Session:
@@ -125,10 +127,9 @@ class Session:
 
     def __init__(self, events: Iterable[Event]):
         ordered = sorted(events, key=lambda event: (event.at, event.order, event.key))
-        self.events = [event for event in ordered if not event.aside]
-        self.asides = [event for event in ordered if event.aside]
-        # What was said on a branch and then taken back was said, and may have been done: it is told, and marked.
-        self.told = [event for event in ordered if not event.aside or event.agent in BRANCHING]
+        # What was taken back was said, and may have been done: it is told, and marked.
+        self.told = [event for event in ordered if event.aside is not Aside.SUBAGENT]
+        self.subagents = [event for event in ordered if event.aside is Aside.SUBAGENT]
         self.exchanges = _exchanges(self.told)
         self.rarity = _Rarity(self.exchanges)
 
@@ -208,7 +209,7 @@ class Session:
         before: Exchange | None = None
         for exchange in self.exchanges:
             made = _answer(before, exchange) + self._of(exchange)
-            found += [replace(one, aside=exchange.aside) for one in made]
+            found += [replace(one, taken_back=exchange.taken_back) for one in made]
             before = exchange if exchange.said else before
         for event in self.told:
             if event.kind == Kind.COMPACTION:

@@ -738,6 +738,15 @@ def test_wrong_agents_and_scopes_are_wrong_usage(terminal, tmp_path, monkeypatch
     assert "replica init" in terminal.err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_whose_name_is_no_text_is_told(terminal, monkeypatch):
+    odd = os.fsdecode(os.fsencode(terminal.root) + b"\xff")
+    os.rename(terminal.root, odd)
+    monkeypatch.chdir(odd)
+    terminal("connect", "codex", "--dir", odd, code=1)
+    assert "not UTF-8" in terminal.err and "unforeseen" not in terminal.err
+
+
 def test_no_line_of_somebody_elses_is_shown_at_length(terminal):
     put(terminal.root / ".gemini" / "settings.json", json.dumps({"a": "x" * 1000, "mcpServers": {}}))
     out = terminal("connect", "gemini")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress
+from replica.sessions.base import Aside, Damage, Event, Kind, LogFile, Place, Progress
 from replica.sessions.discover import read, recognised
 
 
@@ -25,7 +25,7 @@ class Told:
 
     def __init__(self) -> None:
         self.events: dict[str, Event] = {}
-        self.aside: dict[str, bool] = {}
+        self.aside: dict[str, Aside] = {}
         self.damage: list[Damage] = []
         self.place = Place()
         self.folders: set[str] = set()
@@ -39,10 +39,10 @@ class Told:
         return self
 
     def seen(self, *kinds: Kind) -> list[tuple[str, str]]:
-        """(kind, text or command or name), in order; `-` before what is aside."""
+        """(kind, text or command or name), in order; `-` before what was taken back, `~` before a subagent's."""
         found = sorted(self.events.values(), key=lambda event: (event.at, event.order))
         return [
-            (("-" if self.aside[one.key] else "") + one.kind, one.text or one.command or one.model or one.name)
+            (("", "-", "~")[self.aside[one.key]] + one.kind, one.text or one.command or one.model or one.name)
             for one in found
             if not kinds or one.kind in kinds
         ]

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from replica.sessions import scan as scanning
-from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress
+from replica.sessions.base import Aside, Damage, Event, Kind, LogFile, Place, Progress
 from replica.sessions.index import Index
 
 STEP = 500  # lines between two Progress
@@ -40,7 +40,7 @@ class Plain:
                         Kind(given.pop("kind")),
                         "plain",
                         order=line,
-                        **{**given, "files": tuple(given.get("files", ()))},
+                        **{**given, "files": tuple(given.get("files", ())), "aside": Aside(given.get("aside", 0))},
                     )
             except ValueError:
                 yield Damage(str(log.path), line, "not JSON" if whole else "cut off")

@@ -131,7 +131,7 @@ class Logs:
 
     def days(self):
         for day, some in self.of.items():
-            spoken = [event for event in some if event.kind in ("prompt", "reply") and not event.aside]
+            spoken = [event for event in some if event.is_message]
             yield day, len(spoken), len({event.session for event in spoken})
 
     def events(self, day):

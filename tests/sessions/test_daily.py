@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replica.sessions import daily
-from replica.sessions.base import Event, Kind
+from replica.sessions.base import Aside, Event, Kind
 from replica.sessions.daily import FOOTER, Part
 from tests.sessions import bakery
 
@@ -146,14 +146,31 @@ def test_a_model_switch_is_found_within_a_session_and_between_two():
     assert "- codex: one → two, with a new session (13:01) `fedcba98`\n" in text
 
 
-def test_what_was_taken_back_is_told_and_marked_but_is_no_message():
+def test_what_was_taken_back_counts_and_is_marked_and_a_subagent_does_neither():
     events = [
         event(Kind.PROMPT, "Rename the column to price_net.", 0), event(Kind.REPLY, "Renamed.", 1),
-        event(Kind.PROMPT, "Release 0.9.1 now.", 2, aside=True), event(Kind.REPLY, "Tagged 0.9.1.", 3, aside=True),
+        event(Kind.PROMPT, "Release 0.9.1 now.", 2, aside=Aside.TAKEN_BACK),
+        event(Kind.REPLY, "Tagged 0.9.1.", 3, aside=Aside.TAKEN_BACK, model="one"),
+        event(Kind.PROMPT, "Look for callers.", 4, aside=Aside.SUBAGENT),
+        event(Kind.REPLY, "None.", 5, aside=Aside.SUBAGENT, model="two"),
+    ]  # fmt: skip
+    part = daily.generate("2026-05-06", events, UTC)
+    assert part.messages == 4
+    assert any("(taken back) “Release 0.9.1 now.” → Tagged 0.9.1." in line for line in lines(part, daily.FLOW))
+    text = daily.render(part)
+    assert "callers" not in text and "- codex: one (12:03) " in text
+    assert "**4 messages** in 1 session (2 prompts, 2 replies), 2 taken back, 2 asides\n" in text
+    assert not daily.parse(text).edited
+
+
+def test_a_day_of_nothing_but_what_was_taken_back_is_told():
+    events = [
+        event(Kind.PROMPT, "Release 0.9.1 now.", 2, aside=Aside.TAKEN_BACK),
+        event(Kind.REPLY, "Tagged 0.9.1.", 3, aside=Aside.TAKEN_BACK),
     ]  # fmt: skip
     part = daily.generate("2026-05-06", events, UTC)
     assert part.messages == 2
-    assert any("(taken back) “Release 0.9.1 now.” → Tagged 0.9.1." in line for line in lines(part, daily.FLOW))
+    assert any("(taken back) **Release 0.9.1 now**" in line for line in lines(part, daily.TOPICS))
 
 
 def test_equal_events_give_equal_bytes_in_whatever_order_they_come():

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from replica.errors import StoreError, UnknownSchema
 from replica.sessions import scan as scanning
-from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Damage, Event, Kind, Progress
+from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Aside, Damage, Event, Kind, Progress
 from replica.sessions.discover import discover
 from replica.sessions.index import Index, Select, file_of, project_of
 from tests.sessions.plain import Plain, line, scan
@@ -376,13 +376,16 @@ def test_each_event_is_on_one_day_and_days_count_what_they_hold(tmp_path_factory
         assert sorted(event.at for events in held.values() for event in events) == sorted(moments)
 
 
-def test_messages_are_what_was_said_on_the_main_line(index, logs):
+def test_messages_are_what_was_said_and_a_subagents_words_are_none(index, logs):
     moment = "2026-04-14T12:00:00+00:00"
     told = day_lines(moment) + day_lines(moment, kind=Kind.REPLY, session="t")
-    told += day_lines(moment, kind=Kind.CALL) + day_lines(moment, kind=Kind.REPLY, aside=True, session="u")
+    told += day_lines(moment, kind=Kind.CALL) + day_lines(moment, kind=Kind.REPLY, aside=Aside.SUBAGENT, session="u")
     (logs / "a.log").write_text(told + day_lines("2026-04-16T12:00:00+00:00", kind=Kind.CALL))
     scan(index, logs)
     assert index.days(UTC) == [(date(2026, 4, 14), 2, 2)]
+    (logs / "b.log").write_text(day_lines("2026-04-18T12:00:00+00:00", aside=Aside.TAKEN_BACK))
+    scan(index, logs)
+    assert index.days(UTC) == [(date(2026, 4, 14), 2, 2), (date(2026, 4, 18), 1, 1)]
     assert [event.session for event in index.events(date(2026, 4, 14), UTC)] == ["s", "s", "t", "u"]
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from replica.sessions.base import Damage, Event, Kind, LogFile, Place, Progress
+from replica.sessions.base import Aside, Damage, Event, Kind, LogFile, Place, Progress
 from replica.sessions.discover import discover, read, recognised
+from replica.sessions.index import Index
 
 SAMPLES = Path(__file__).parent / "samples"
 EXPECTED = json.loads((SAMPLES / "EXPECTED.json").read_text("utf-8"))
@@ -34,7 +35,7 @@ def told(log: LogFile, place: Place = Place()) -> tuple[dict[str, Event], list[D
 
 def counted(events: dict[str, Event], agent: str) -> dict:
     # Of Claude Code's logs the subagents' words are not counted.
-    main = [event for event in events.values() if agent != "claude-code" or not event.aside]
+    main = [event for event in events.values() if agent != "claude-code" or event.aside is not Aside.SUBAGENT]
     ordered = sorted(main, key=lambda event: event.order)
     kinds = Counter(event.kind for event in ordered)
     models: list[str] = []
@@ -72,6 +73,15 @@ def test_a_sample_holds_what_it_says_of_itself(name):
     assert [one.line for one in damage] == wanted.get("bad_lines", [])
     assert {one.file for one in damage} <= {str(SAMPLES / name)}
     assert all(one.reason for one in damage)
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_days_of_a_sample_count_all_that_was_said_in_it(name, tmp_path):
+    with Index.open(tmp_path / "sessions.db") as index:
+        index.scan([recognised(SAMPLES / name)])
+        counted = sum(day.messages for day in index.days(UTC))
+    # What was rolled back or branched off was said; a subagent's words were said to nobody.
+    assert counted == len(EXPECTED[name]["prompts"]) + EXPECTED[name]["replies"]
 
 
 def test_below_a_folder_all_logs_are_found_and_no_decoys():

@@ -267,7 +267,7 @@ def test_a_subagent_of_openclaw_is_known_by_its_key(tmp_path):
     log = lines(tmp_path / "s.jsonl", claw_header("5e55-1"), claw("a", None, "08:00:01", "user", "look it up"))
     assert told(log).seen() == [("prompt", "look it up")]
     (tmp_path / "sessions.json").write_text(json.dumps({"agent:main:subagent:9": {"sessionId": "5e55-1"}}))
-    assert told(log).seen() == [("-prompt", "look it up")]
+    assert told(log).seen() == [("~prompt", "look it up")]
 
 
 # --- calls and failures

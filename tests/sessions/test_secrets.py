@@ -131,6 +131,8 @@ PLAIN = [
     "https://host.example:8080/path/a@b, git@github.com:mira/saltmarsh.git, ssh://git@host:2222/x, https://user:password@host",
     "class sk-loading-indicator-wrapper-large { }  hf_tokenizer_from_pretrained_config  npm_config_registry",
     "arn:aws:iam::123456789012:role/deploy, us-east-1, i-0abcd1234efgh5678, toolu_01A09q90qw90lq917835lq9",
+    "arn:aws:secretsmanager:*:*:secret:rds-preview-us-east-2!* -debug-pass=Executions last_pass_time: 1219328376.07",
+    "passphrase: &#x3C;string>, 'Test2::Event::Pass' => '1.302103', password_changed_at: 2026-04-14T12:00",
     "Authorization: required for admins; the bearer of this letter; Cookie: see below; Basic understanding",
     "sk-ant-xxxxxxxxxxxxxxxxxxxxxxxx and ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx show what one looks like",
     "O ponteiro das marés está certo; a senha foi trocada ontem e o segredo é não ter pressa.",

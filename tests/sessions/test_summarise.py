@@ -10,7 +10,7 @@ import pytest
 from replica.blocks import parse
 from replica.errors import TooLarge
 from replica.sessions import llm, summarise
-from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Event, Kind
+from replica.sessions.base import BEGIN_MEMORY, END_MEMORY, Aside, Event, Kind
 from replica.sessions.llm import ModelFailed
 from replica.sessions.summarise import Options, clean
 from tests.cloud.fakes.server import Fake, Fault, Reply
@@ -136,8 +136,14 @@ def test_a_day_becomes_a_narrative_topics_and_insights(service, options):
 
 def test_a_day_without_a_word_asks_nobody(service, options):
     assert of([], options()) == ""
-    assert of([said("x", aside=True), said("", Kind.MODEL, model="m"), said("fine", Kind.RESULT)], options()) == ""
+    nothing = [said("x", aside=Aside.SUBAGENT), said("", Kind.MODEL, model="m"), said("fine", Kind.RESULT)]
+    assert of(nothing, options()) == ""
     assert service.requests == []
+
+
+def test_what_was_taken_back_is_sent_and_marked(service, options):
+    of([said("release it now", aside=Aside.TAKEN_BACK)], options())
+    assert "[09:14] person, taken back later: release it now" in service.said()
 
 
 def test_the_time_of_day_is_told_in_the_zone(service, options):
