@@ -135,9 +135,12 @@ class Session:
 
     @cached_property
     def title(self) -> str:
-        """What the agent or a person called it: the last name of several words, or else the last."""
+        """What the agent or a person called it: the last name of several words, or else the last.
+
+        The name that a program has for a session (`agent:main:main`) says nothing of what it was about.
+        """
         titles = [" ".join(event.text.split()) for event in self.told if event.kind == Kind.TITLE]
-        named = [title for title in titles if title]
+        named = [title for title in titles if title and (" " in title or ":" not in title)]
         return next((title for title in reversed(named) if " " in title), named[-1] if named else "")
 
     @cached_property
