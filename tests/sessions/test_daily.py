@@ -64,6 +64,12 @@ def test_a_day_begins_with_its_weekday_and_the_number_of_its_messages():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("title", "is_told"), [("agent:main:main", False), ("explicit:s2", False), ("tides", True)])
+def test_a_name_that_a_program_has_for_a_session_is_no_title(title, is_told):
+    talk = [event(Kind.TITLE, title), event(Kind.PROMPT, "Why is it 10:17?"), event(Kind.REPLY, "It was cut off.", 1)]
+    assert (title in daily.render(daily.generate("2026-05-06", talk, UTC))) is is_told
+
+
 def test_topics_are_threads_with_what_came_of_them():
     topics = lines(made(), daily.TOPICS)
     assert len(topics) == 7
