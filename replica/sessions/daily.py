@@ -390,14 +390,20 @@ class _Reading:
             self.edited = self.edited or f"this line was added or changed: {line[:60]}"
 
 
-def is_generated(text: str) -> bool:
-    """Whether a piece of a text has only lines that this program writes: there is nothing of a person in it."""
+def lines_by_hand(text: str) -> tuple[str, ...]:
+    """The lines of a piece of a daily file that this program does not write."""
     patterns = (_TITLE, _OURS, _TAGGED, _TOLD, _SUMMED, _BETWEEN, _TOTALS)
-    lines = [line for line in text.split("\n") if line.strip()]
-    return all(
-        line in _HEADINGS or line in ("---", FOOTER) or any(pattern.fullmatch(line) for pattern in patterns)
-        for line in lines
-    )
+    ours = {"---", FOOTER, *_HEADINGS}
+    return tuple(
+        line for line in text.split("\n")
+        if line.strip() and line not in ours and not any(pattern.fullmatch(line) for pattern in patterns)
+    )  # fmt: skip
+
+
+def holds_generated(text: str) -> bool:
+    """Whether a piece of a text has a line that only this program writes."""
+    patterns = (_OURS, _TAGGED, _TOLD, _SUMMED, _TOTALS)
+    return any(line == FOOTER or any(pattern.fullmatch(line) for pattern in patterns) for line in text.split("\n"))
 
 
 # --- uniting
