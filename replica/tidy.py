@@ -5,6 +5,7 @@ edited: so clones in one state do the same, and clones in different states end a
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -394,7 +395,8 @@ def _keeps_all_by_hand(words: list[str]) -> bool:
     from replica.sessions import daily
 
     merged, *sides = [daily.lines_by_hand(text) for text in words]
-    return {side for side in sides if side} <= {merged}
+    by_hand = {side for side in sides if side}
+    return len(by_hand) <= 1 and not any(Counter(side) - Counter(merged) for side in by_hand)
 
 
 # --- writing a file

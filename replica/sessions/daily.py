@@ -269,7 +269,7 @@ def _totals(sessions: Sequence[Told]) -> str:
 
 def parse(text: str) -> Page:
     """Read a daily file: `text` as it stands in the file, with any line endings."""
-    spans = list(_spans(text))
+    spans = _spans(text)
     if not spans:
         return Page("", text)
     outside, end = [], 0
@@ -280,10 +280,10 @@ def parse(text: str) -> Page:
     after = "".join(one for one in between if one.strip()) + after
     bodies = [text[start:stop].replace("\r\n", "\n") for start, stop in spans]
     ours = [body for body in bodies if _is_ours(body)]
-    claims = [int(_MADE_FROM.search(body)["count"].replace(",", "") or 0) for body in bodies]
     if not ours:
+        claims = [int(_MADE_FROM.search(body)["count"].replace(",", "") or 0) for body in bodies]
         return Page(before, after, claimed=max(claims))
-    day = _TITLE.match(ours[0])
+    day = next(filter(None, map(_TITLE.match, ours)), None)
     day = day if day and is_day(day["date"]) else None
     reading = _Reading(ours)
     part = Part(day["date"] if day else "", reading.sessions, reading.summary)
@@ -292,8 +292,36 @@ def parse(text: str) -> Page:
     return Page(before, after, part, part.messages, edited, whole)
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where generated parts stand: from the title (or the line that says from how many messages) to the footer."""
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where generated parts stand, and what merges have left of others."""
+    parts = list(_parts(text))
+    if not parts:
+        return []
+    gaps = zip([0, *(end for _, end in parts)], [*(start for start, _ in parts), len(text)], strict=True)
+    return sorted([*parts, *(span for start, end in gaps for span in _strays(text, start, end))])
+
+
+def _strays(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Runs of lines that only this program writes, with a mark among them: what one clone put into a part while
+    another one took that part out. A person may quote lines of ours, but not with the marks that nobody sees."""
+    begin = stop = None
+    at = start
+    for line in [*_lines(text[start:end]), ""]:
+        bare = line.strip("\r\n")
+        if line and (not bare.strip() or is_ours(bare)):
+            if bare.strip():
+                begin = at if begin is None else begin
+            if _TOLD.fullmatch(bare) or (stop is not None and bare.strip() and not _TAGGED.fullmatch(bare)):
+                stop = at + len(line)
+        else:
+            if begin is not None and stop is not None:
+                yield begin, stop
+            begin = stop = None
+        at += len(line)
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """From the title (or the line that says from how many messages) to the footer."""
     at, title, start, end = 0, None, None, 0
     for line in _lines(text):
         bare = line.strip("\r\n\ufeff")
@@ -390,14 +418,15 @@ class _Reading:
             self.edited = self.edited or f"this line was added or changed: {line[:60]}"
 
 
+def is_ours(line: str) -> bool:
+    """Whether a line is such as this program writes."""
+    patterns = (_TITLE, _OURS, _TAGGED, _TOLD, _SUMMED, _BETWEEN, _TOTALS)
+    return line in _HEADINGS or line in ("---", FOOTER) or any(pattern.fullmatch(line) for pattern in patterns)
+
+
 def lines_by_hand(text: str) -> tuple[str, ...]:
     """The lines of a piece of a daily file that this program does not write."""
-    patterns = (_TITLE, _OURS, _TAGGED, _TOLD, _SUMMED, _BETWEEN, _TOTALS)
-    ours = {"---", FOOTER, *_HEADINGS}
-    return tuple(
-        line for line in text.split("\n")
-        if line.strip() and line not in ours and not any(pattern.fullmatch(line) for pattern in patterns)
-    )  # fmt: skip
+    return tuple(line for line in text.split("\n") if line.strip() and not is_ours(line))
 
 
 def holds_generated(text: str) -> bool:
@@ -440,7 +469,7 @@ def edits(text: str, part: Part) -> list[tuple[int, int, str]]:
     """
     newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
     made = render(part).replace("\n", newline)
-    spans = list(_spans(text))
+    spans = _spans(text)
     if not spans:
         at = len(text) - len(text.removeprefix("\ufeff"))
         return [(at, at, made + newline if text[at:].strip() else made)]

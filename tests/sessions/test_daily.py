@@ -399,3 +399,16 @@ def test_a_day_ends_at_midnight_of_the_zone():
     late = [event(Kind.PROMPT, "Good night, and thanks for the table.", 0)]
     assert "12:00" in daily.render(daily.generate("2026-05-06", late, UTC))
     assert "21:00" in daily.render(daily.generate("2026-05-06", late, ZoneInfo("Asia/Tokyo")))
+
+
+def test_what_a_merge_left_of_another_part_is_found_and_what_a_person_quotes_is_not():
+    part = made()
+    text = daily.render(part)
+    *_, last = part.sessions
+    stray = "\n".join([*(line for _, line in last.lines), last.mark, "*Auto-generated from 3 session messages*"])
+    quoted = f"I keep this:\n{last.lines[0][1]}\n"
+    page = daily.parse(f"{text}\n{stray}\n\n{quoted}")
+    assert page.part == part and not page.edited and not page.whole
+    assert page.by_hand.strip("\n") + "\n" == quoted
+    assert daily.put(f"{text}\n{stray}\n\n{quoted}", part) == f"{text}\n{quoted}"
+    assert daily.parse(f"{text}\n{quoted}").whole
