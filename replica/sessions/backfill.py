@@ -228,9 +228,10 @@ def _filled(
 ) -> Day:  # fmt: skip
     """Raises Meanwhile."""
     name = day.isoformat()
-    mine = daily.generate(name, events, zone, folders)
-    done = Day(name, "skipped", memory.path(name), mine.messages, models(events))
-    if not mine.sessions:
+    known = daily.measures(events)
+    messages = sum(count for count, _ in known.values())
+    done = Day(name, "skipped", memory.path(name), messages, models(events))
+    if not known:
         return replace(done, reason="the logs hold no messages of that day")
     if reason := memory.blocked(name):
         return replace(done, reason=reason)
@@ -238,6 +239,10 @@ def _filled(
     page = daily.parse(text or "")
     if reason := _kept_from(page, text, options):
         return replace(done, reason=reason)
+    asked = options.force or options.summarise is not None
+    if page.whole and not asked and page.part.date == name and daily.adds_nothing(page.part, known):
+        return replace(done, action="unchanged")
+    mine = daily.generate(name, events, zone, folders)
     part = _wanted(page, mine, options)
     if options.summarise is not None:
         part = _summarised(part, name, events, options)

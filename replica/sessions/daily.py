@@ -158,6 +158,17 @@ def generate(
     return Part(day, tuple(sorted((one for one in told if one.messages), key=lambda one: one.order)), summary)
 
 
+def measures(events: Iterable[Event]) -> dict[str, tuple[int, int]]:
+    """What `Told.measure` of each session of a day is going to be; cheap, for nothing is told."""
+    messages: dict[str, int] = {}
+    keys: dict[str, set[str]] = {}
+    for event in events:
+        tag = tag_of(event.agent, event.session)
+        messages[tag] = messages.get(tag, 0) + event.is_message
+        keys.setdefault(tag, set()).add(event.key)
+    return {tag: (count, len(keys[tag])) for tag, count in messages.items() if count}
+
+
 def _folders(events: list[Event], folders: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     return tuple(sorted({folder for event in events for folder in folders.get(event.session, ())}))
 
@@ -454,6 +465,12 @@ def unite(there: Part, mine: Part, *, afresh: bool = False) -> Part:
     return replace(
         there, date=mine.date, sessions=tuple(sorted(told.values(), key=lambda one: one.order)), summary=summary
     )
+
+
+def adds_nothing(there: Part, known: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether `unite` with a part made from so much would be what is there."""
+    told = {one.tag: one.measure for one in there.sessions}
+    return all(tag in told and told[tag] >= measure for tag, measure in known.items())
 
 
 def covers(there: Part, tags: Mapping[str, int]) -> bool:

@@ -515,5 +515,5 @@ def telling_line(text: str) -> str:
 
 
 def _error_shape(text: str) -> str:
-    bare = re.sub(r"(['\"`]).*?\1", "'…'", text.casefold())
+    bare = re.sub(r"(['\"`]).*?\1", "'…'", text[:400].casefold())  # a long word takes long
     return re.sub(r"(?:[~.\w-]*[/\\])+[\w.-]+|0x[0-9a-f]+|\b[0-9a-f]{7,}\b|\d+", "#", bare)[:200]

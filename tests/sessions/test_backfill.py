@@ -54,6 +54,12 @@ def test_a_missing_day_is_created_and_then_unchanged(files):
     assert fill(files).action == fill(files, force=True).action == "unchanged"
 
 
+def test_a_day_that_is_complete_is_not_told_again(files, monkeypatch):
+    fill(files)
+    monkeypatch.setattr(daily, "generate", None)
+    assert fill(files).action == fill(files, events("claude")).action == "unchanged"
+
+
 def test_an_incomplete_day_is_updated_without_being_asked_twice(files):
     fill(files, events("claude"))
     save_below = text_of(files) + HAND

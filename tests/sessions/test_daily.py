@@ -412,3 +412,13 @@ def test_what_a_merge_left_of_another_part_is_found_and_what_a_person_quotes_is_
     assert page.by_hand.strip("\n") + "\n" == quoted
     assert daily.put(f"{text}\n{stray}\n\n{quoted}", part) == f"{text}\n{quoted}"
     assert daily.parse(f"{text}\n{quoted}").whole
+
+
+def test_the_measures_of_a_day_are_those_of_its_parts():
+    some, folders = bakery.day()
+    some += [event(Kind.PROMPT, "aside", 0, session="only a helper", aside=Aside.SUBAGENT)]
+    part = daily.generate(bakery.DAY, some, bakery.ZONE, folders)
+    assert daily.measures(some) == {told.tag: told.measure for told in part.sessions}
+    assert daily.adds_nothing(part, daily.measures(some[: len(some) // 2]))
+    less = daily.generate(bakery.DAY, some[:-3], bakery.ZONE, folders)
+    assert not daily.adds_nothing(less, daily.measures(bakery.day()[0]))
