@@ -422,3 +422,17 @@ def test_the_measures_of_a_day_are_those_of_its_parts():
     assert daily.adds_nothing(part, daily.measures(some[: len(some) // 2]))
     less = daily.generate(bakery.DAY, some[:-3], bakery.ZONE, folders)
     assert not daily.adds_nothing(less, daily.measures(bakery.day()[0]))
+
+
+def test_a_day_of_thousands_of_failures_takes_no_longer_for_each():
+    def spent(count: int) -> float:
+        some = []
+        for at in range(count):
+            some.append(event(Kind.CALL, "", at, name="shell", command=f"cd /x && pytest -k case_{at} | tail -5"))
+            some.append(event(Kind.RESULT, f"E assert {at} == 0", at, name="shell", failed=True))
+        begin = time.process_time()
+        daily.generate("2026-05-06", [event(Kind.PROMPT, "Test all of it.", 0), *some], UTC)
+        return time.process_time() - begin
+
+    spent(10)
+    assert spent(1_600) < 8 * 4 * max(spent(200), 0.01)  # eight times as much; it was sixty times as long
