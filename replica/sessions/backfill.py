@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from replica.clone import Clone
-from replica.errors import DamagedRecord, DocumentNotFound, ReplicaError, TooLarge
+from replica.errors import DamagedRecord, DiskFull, DocumentNotFound, ReplicaError, TooLarge
 from replica.sessions import daily
 from replica.sessions.base import Event, Kind
 from replica.sessions.daily import Page, Part, Summary
@@ -260,6 +260,8 @@ def _filled(
         except TooLarge as error:
             return replace(done, action="skipped", reason=str(error))
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise DiskFull(f"the disk is full; {done.path} was not written") from None
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             return replace(done, action="skipped", reason=f"it cannot be written: {error.strerror}")
