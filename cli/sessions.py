@@ -191,6 +191,8 @@ class _Work:
     damaged: "list[Damage]"
     left_out: int
     tidied: list[str]
+    logs: int  # how many were found
+    looked_in: str
 
     def days(self) -> list[tuple[date, int, int]]:
         return [tuple(one) for one in self.index.days(self.zone.info, self.select)]
@@ -203,7 +205,11 @@ class _Work:
 
     def say(self) -> None:
         """What a person should know of how it was found."""
-        words(f"days end at midnight in {self.zone.name} ({self.zone.source})")
+        advice = "" if self.clone is None or self.zone.source != "this host" else "; sessions.timezone in replica.toml"
+        advice += " makes it the same on all clones" if advice else ""
+        words(f"days end at midnight in {self.zone.name} ({self.zone.source}{advice})")
+        if not self.logs:
+            words(f"no session logs were found {self.looked_in}")
         if self.left_out:
             words(
                 f"{counted(self.left_out, 'session')} of other folders left out"
@@ -230,6 +236,10 @@ def _work(
     for name in agents or []:
         if name not in discover.AGENTS:
             raise UsageError(f"no agent {name!r} is known", hint=f"it is one of {', '.join(discover.AGENTS)}")
+    if memory_dir is not None and memory_dir.exists() and not memory_dir.is_dir():
+        raise UsageError(
+            f"{memory_dir} is no folder", hint="name the one that holds the daily files, or is to hold them"
+        )
     root = _root(folder, memory_dir)
     with ExitStack() as stack:
         clone = stack.enter_context(opened(root)) if root is not None else None
@@ -253,7 +263,8 @@ def _work(
             None if sessions_dir is None else sessions_dir.absolute(),
         )
         left_out = index.left_out(select)
-        yield _Work(clone, memory, index, select, zone, scanned.damaged, left_out, tidied)
+        looked_in = "where agents keep them" if sessions_dir is None else f"in {sessions_dir}"
+        yield _Work(clone, memory, index, select, zone, scanned.damaged, left_out, tidied, len(logs), looked_in)
 
 
 def _root(folder: Path | None, memory_dir: Path | None) -> Path | None:
@@ -303,6 +314,9 @@ def _take_in(clone: "Clone") -> "tuple[Report, list[str]]":
 
 def _say_unshared(memory: "Documents") -> None:
     glob = f"{memory.folder}/*.md" if memory.folder else "????-??-??.md"
+    if memory.clone.config.excluded(memory.path("2026-01-01")):
+        words(f"replica.toml excludes {memory.path('YYYY-MM-DD')}: it stays on this clone")
+        return
     words(
         f"no rule of replica.toml shares {memory.path('YYYY-MM-DD')}: it stays on this clone; to share it, add:"
         f' [[documents]] glob = "{glob}" policy = "text"'

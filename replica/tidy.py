@@ -5,6 +5,7 @@ edited: so clones in one state do the same, and clones in different states end a
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -154,6 +155,8 @@ def _settled_alike(clone: Clone, document: Document, done: Tidied) -> None:
     if document.policy != "text":
         return
     for conflict in clone.documents.conflicts(document):
+        if DAY.search(document.path) and _is_of_a_day(conflict):
+            continue  # two rules for what stays of one text could, on two clones, take out both copies
         spans = regions.chosen_twice(clone.documents, document, conflict)
         if spans:
             clone.edit_text(document.path, [(start, end, "") for start, end in spans])
@@ -377,8 +380,23 @@ def _day(clone: Clone, document: Document, done: Tidied) -> None:
     if document.policy == "text":
         for conflict in clone.documents.conflicts(document):
             words = [version.text for version in conflict.versions]
-            if len(set(words)) == 1 or all(daily.is_generated(text) for text in words):
+            if len(set(words)) == 1 or (_is_of_a_day(conflict) and _keeps_all_by_hand(words)):
                 _review(clone, conflict)
+
+
+def _is_of_a_day(conflict: Conflict) -> bool:
+    from replica.sessions import daily
+
+    return any(daily.holds_generated(version.text) for version in conflict.versions)
+
+
+def _keeps_all_by_hand(words: list[str]) -> bool:
+    """Whether at most one side has lines of a person, and they stand in what was merged."""
+    from replica.sessions import daily
+
+    merged, *sides = [daily.lines_by_hand(text) for text in words]
+    by_hand = {side for side in sides if side}
+    return len(by_hand) <= 1 and not any(Counter(side) - Counter(merged) for side in by_hand)
 
 
 # --- writing a file

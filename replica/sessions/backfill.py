@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from replica.clone import Clone
-from replica.errors import DamagedRecord, DocumentNotFound, ReplicaError, TooLarge
+from replica.errors import DamagedRecord, DiskFull, DocumentNotFound, ReplicaError, TooLarge
 from replica.sessions import daily
 from replica.sessions.base import Event, Kind
 from replica.sessions.daily import Page, Part, Summary
@@ -24,8 +24,15 @@ FOLDER = "memory"  # where daily files are kept, if no folder holds some already
 NOTE = re.compile(r"(\d{4}-\d\d-\d\d)\.md")
 
 
+TRIES = 5  # to write a day that others write at the same time
+
+
+class Meanwhile(Exception):
+    """Somebody else has written the file since it was read; nothing is written."""
+
+
 class Memory(Protocol):
-    """A folder of daily files. `read`: None where there is no file."""
+    """A folder of daily files. `read`: None where there is no file. `write` raises Meanwhile: it is not `old` now."""
 
     def read(self, day: str) -> str | None: ...
     def path(self, day: str) -> str: ...
@@ -79,7 +86,7 @@ class Documents:
         return ""
 
     def write(self, day: str, old: str | None, new: str) -> None:
-        """Raises TooLarge: the file would be over its limit."""
+        """Raises TooLarge: the file would be over its limit; Meanwhile."""
         from replica import tidy
 
         path = self.path(day)
@@ -89,7 +96,10 @@ class Documents:
         limit = self.clone.config.limits.document
         if (size := len(new.encode())) > limit:
             raise TooLarge(f"{path} would have {size:,} bytes, over the limit of {limit:,} (limits.document)")
-        tidy.edit_file(self.clone, path, new)
+        with self.clone.transaction():
+            if self.read(day) != old:
+                raise Meanwhile
+            tidy.edit_file(self.clone, path, new)
 
     @property
     def shared(self) -> bool:
@@ -150,12 +160,12 @@ class Files:
         return ""
 
     def write(self, day: str, old: str | None, new: str) -> None:
-        """Beside, and then in its place: a crash leaves the one or the other. Raises OSError."""
+        """Beside, and then in its place: a crash leaves the one or the other. Raises OSError, Meanwhile."""
         from replica import folder
 
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.read(day) != old:
-            raise OSError(errno.EBUSY, "it was saved meanwhile", self.path(day))
+            raise Meanwhile
         folder.write(self.folder.resolve(), f"{day}.md", new.encode())
 
 
@@ -190,11 +200,38 @@ def backfill(
     memory: Memory, day: date, events: list[Event], zone: tzinfo, folders: Mapping[str, Iterable[str]],
     options: Options = Options(), *, dry_run: bool = False,
 ) -> Day:  # fmt: skip
-    """Write one day's file, or find out what would be written."""
+    """Write one day's file, or find out what would be written; on what others write there meanwhile."""
+    if options.summarise is not None:
+        options = replace(options, summarise=_asking_once(options.summarise))
+    for _ in range(TRIES):
+        with suppress(Meanwhile):
+            return _filled(memory, day, events, zone, folders, options, dry_run)
+    reason = "others are writing it at this moment: run this again"
+    return Day(day.isoformat(), "skipped", memory.path(day.isoformat()), reason=reason)
+
+
+def _asking_once(summarise: Callable[[str, list[Event], str], str]) -> Callable[[str, list[Event], str], str]:
+    """For one day: asked again about the same, it says what it said."""
+    said: dict[str, str] = {}
+
+    def asked(day: str, events: list[Event], existing: str) -> str:
+        if existing not in said:
+            said[existing] = summarise(day, events, existing)
+        return said[existing]
+
+    return asked
+
+
+def _filled(
+    memory: Memory, day: date, events: list[Event], zone: tzinfo, folders: Mapping[str, Iterable[str]],
+    options: Options, dry_run: bool,
+) -> Day:  # fmt: skip
+    """Raises Meanwhile."""
     name = day.isoformat()
-    mine = daily.generate(name, events, zone, folders)
-    done = Day(name, "skipped", memory.path(name), mine.messages, models(events))
-    if not mine.sessions:
+    known = daily.measures(events)
+    messages = sum(count for count, _ in known.values())
+    done = Day(name, "skipped", memory.path(name), messages, models(events))
+    if not known:
         return replace(done, reason="the logs hold no messages of that day")
     if reason := memory.blocked(name):
         return replace(done, reason=reason)
@@ -202,6 +239,10 @@ def backfill(
     page = daily.parse(text or "")
     if reason := _kept_from(page, text, options):
         return replace(done, reason=reason)
+    asked = options.force or options.summarise is not None
+    if page.whole and not asked and page.part.date == name and daily.adds_nothing(page.part, known):
+        return replace(done, action="unchanged")
+    mine = daily.generate(name, events, zone, folders)
     part = _wanted(page, mine, options)
     if options.summarise is not None:
         part = _summarised(part, name, events, options)
@@ -219,7 +260,9 @@ def backfill(
         except TooLarge as error:
             return replace(done, action="skipped", reason=str(error))
         except OSError as error:
-            if error.errno not in (errno.EBUSY, errno.EACCES, errno.EPERM):
+            if error.errno == errno.ENOSPC:
+                raise DiskFull(f"the disk is full; {done.path} was not written") from None
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             return replace(done, action="skipped", reason=f"it cannot be written: {error.strerror}")
     return done

@@ -158,6 +158,17 @@ def generate(
     return Part(day, tuple(sorted((one for one in told if one.messages), key=lambda one: one.order)), summary)
 
 
+def measures(events: Iterable[Event]) -> dict[str, tuple[int, int]]:
+    """What `Told.measure` of each session of a day is going to be; cheap, for nothing is told."""
+    messages: dict[str, int] = {}
+    keys: dict[str, set[str]] = {}
+    for event in events:
+        tag = tag_of(event.agent, event.session)
+        messages[tag] = messages.get(tag, 0) + event.is_message
+        keys.setdefault(tag, set()).add(event.key)
+    return {tag: (count, len(keys[tag])) for tag, count in messages.items() if count}
+
+
 def _folders(events: list[Event], folders: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     return tuple(sorted({folder for event in events for folder in folders.get(event.session, ())}))
 
@@ -269,7 +280,7 @@ def _totals(sessions: Sequence[Told]) -> str:
 
 def parse(text: str) -> Page:
     """Read a daily file: `text` as it stands in the file, with any line endings."""
-    spans = list(_spans(text))
+    spans = _spans(text)
     if not spans:
         return Page("", text)
     outside, end = [], 0
@@ -280,10 +291,10 @@ def parse(text: str) -> Page:
     after = "".join(one for one in between if one.strip()) + after
     bodies = [text[start:stop].replace("\r\n", "\n") for start, stop in spans]
     ours = [body for body in bodies if _is_ours(body)]
-    claims = [int(_MADE_FROM.search(body)["count"].replace(",", "") or 0) for body in bodies]
     if not ours:
+        claims = [int(_MADE_FROM.search(body)["count"].replace(",", "") or 0) for body in bodies]
         return Page(before, after, claimed=max(claims))
-    day = _TITLE.match(ours[0])
+    day = next(filter(None, map(_TITLE.match, ours)), None)
     day = day if day and is_day(day["date"]) else None
     reading = _Reading(ours)
     part = Part(day["date"] if day else "", reading.sessions, reading.summary)
@@ -292,8 +303,36 @@ def parse(text: str) -> Page:
     return Page(before, after, part, part.messages, edited, whole)
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where generated parts stand: from the title (or the line that says from how many messages) to the footer."""
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where generated parts stand, and what merges have left of others."""
+    parts = list(_parts(text))
+    if not parts:
+        return []
+    gaps = zip([0, *(end for _, end in parts)], [*(start for start, _ in parts), len(text)], strict=True)
+    return sorted([*parts, *(span for start, end in gaps for span in _strays(text, start, end))])
+
+
+def _strays(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Runs of lines that only this program writes, with a mark among them: what one clone put into a part while
+    another one took that part out. A person may quote lines of ours, but not with the marks that nobody sees."""
+    begin = stop = None
+    at = start
+    for line in [*_lines(text[start:end]), ""]:
+        bare = line.strip("\r\n")
+        if line and (not bare.strip() or is_ours(bare)):
+            if bare.strip():
+                begin = at if begin is None else begin
+            if _TOLD.fullmatch(bare) or (stop is not None and bare.strip() and not _TAGGED.fullmatch(bare)):
+                stop = at + len(line)
+        else:
+            if begin is not None and stop is not None:
+                yield begin, stop
+            begin = stop = None
+        at += len(line)
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """From the title (or the line that says from how many messages) to the footer."""
     at, title, start, end = 0, None, None, 0
     for line in _lines(text):
         bare = line.strip("\r\n\ufeff")
@@ -390,14 +429,21 @@ class _Reading:
             self.edited = self.edited or f"this line was added or changed: {line[:60]}"
 
 
-def is_generated(text: str) -> bool:
-    """Whether a piece of a text has only lines that this program writes: there is nothing of a person in it."""
+def is_ours(line: str) -> bool:
+    """Whether a line is such as this program writes."""
     patterns = (_TITLE, _OURS, _TAGGED, _TOLD, _SUMMED, _BETWEEN, _TOTALS)
-    lines = [line for line in text.split("\n") if line.strip()]
-    return all(
-        line in _HEADINGS or line in ("---", FOOTER) or any(pattern.fullmatch(line) for pattern in patterns)
-        for line in lines
-    )
+    return line in _HEADINGS or line in ("---", FOOTER) or any(pattern.fullmatch(line) for pattern in patterns)
+
+
+def lines_by_hand(text: str) -> tuple[str, ...]:
+    """The lines of a piece of a daily file that this program does not write."""
+    return tuple(line for line in text.split("\n") if line.strip() and not is_ours(line))
+
+
+def holds_generated(text: str) -> bool:
+    """Whether a piece of a text has a line that only this program writes."""
+    patterns = (_OURS, _TAGGED, _TOLD, _SUMMED, _TOTALS)
+    return any(line == FOOTER or any(pattern.fullmatch(line) for pattern in patterns) for line in text.split("\n"))
 
 
 # --- uniting
@@ -421,6 +467,12 @@ def unite(there: Part, mine: Part, *, afresh: bool = False) -> Part:
     )
 
 
+def adds_nothing(there: Part, known: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether `unite` with a part made from so much would be what is there."""
+    told = {one.tag: one.measure for one in there.sessions}
+    return all(tag in told and told[tag] >= measure for tag, measure in known.items())
+
+
 def covers(there: Part, tags: Mapping[str, int]) -> bool:
     """Whether a part tells at least so many messages of each of these sessions."""
     told = {one.tag: one.messages for one in there.sessions}
@@ -434,7 +486,7 @@ def edits(text: str, part: Part) -> list[tuple[int, int, str]]:
     """
     newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
     made = render(part).replace("\n", newline)
-    spans = list(_spans(text))
+    spans = _spans(text)
     if not spans:
         at = len(text) - len(text.removeprefix("\ufeff"))
         return [(at, at, made + newline if text[at:].strip() else made)]

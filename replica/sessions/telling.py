@@ -223,12 +223,12 @@ class _Teller:
     def errors(self) -> Iterable[str]:
         found: dict[str, list[tuple[str, str, bool]]] = {}
         calls = self.session.calls
-        for at, call in enumerate(calls):
+        last = {_kind_of(call): call for call in calls}
+        for call in calls:
             if call.failed:
                 text = telling_line(call.error) or "failed"
                 where = code(_first_line(self.near(call.command)), 50) if call.command else code(call.event.name, 40)
-                same = [later for later in calls[at + 1 :] if _again(call, later)]
-                passed = bool(same) and not same[-1].failed
+                passed = not last[_kind_of(call)].failed
                 found.setdefault(_error_shape(text), []).append((text, f"`{where}`" if where else "", passed))
         for exchange in self.session.exchanges:
             for event in exchange.errors:
@@ -488,10 +488,9 @@ def _shape(command: str) -> str:
 _ONE_WORD = re.compile(r"^(?:\S*/)?(?:pytest|tox|nox|ruff|mypy|jest|vitest|tsc|eslint|phpunit|rspec|ctest)\b")
 
 
-def _again(call: Call, later: Call) -> bool:
-    if call.command:
-        return bool(later.command) and _shape(call.command) == _shape(later.command)
-    return later.event.name == call.event.name and later.event.files == call.event.files
+def _kind_of(call: Call) -> tuple:
+    """What is equal for calls that are the same thing done again."""
+    return (_shape(call.command),) if call.command else (call.event.name, call.event.files)
 
 
 # --- errors
@@ -515,5 +514,5 @@ def telling_line(text: str) -> str:
 
 
 def _error_shape(text: str) -> str:
-    bare = re.sub(r"(['\"`]).*?\1", "'…'", text.casefold())
+    bare = re.sub(r"(['\"`]).*?\1", "'…'", text[:400].casefold())  # a long word takes long
     return re.sub(r"(?:[~.\w-]*[/\\])+[\w.-]+|0x[0-9a-f]+|\b[0-9a-f]{7,}\b|\d+", "#", bare)[:200]

@@ -243,7 +243,7 @@ class Session:
 
 def _exchanges(events: list[Event]) -> list[Exchange]:
     found: list[Exchange] = []
-    open_calls: list[Call] = []
+    going = _Going()
     for event in events:
         if event.kind == Kind.PROMPT:
             found.append(Exchange(event))
@@ -260,26 +260,41 @@ def _exchanges(events: list[Event]) -> list[Exchange]:
         elif event.kind == Kind.CALL:
             call = Call(event, event.failed, event.text if event.failed else "")
             now.calls.append(call)
-            open_calls.append(call)
+            going.add(call)
         else:
-            _ended(open_calls, event, now)
+            going.ended(event, now)
     return [exchange for exchange in found if exchange._events]
 
 
-def _ended(open_calls: list[Call], result: Event, now: Exchange) -> None:
-    """A result belongs to the call whose id it has; or to the last open one of its name, since only failures may be
-    known; or to the last there is."""
-    own = [call for call in open_calls if _id(result.key) and _id(call.event.key) == _id(result.key)]
-    named = [call for call in open_calls if result.name and call.event.name == result.name]
-    call = (own or named or open_calls or [None])[-1]
-    if call is None:
+class _Going:
+    """The calls whose result was not seen yet: by id, by name, and all; those that have ended go when they are met."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, str], list[Call]] = {}
+
+    def add(self, call: Call) -> None:
+        for name in (("id", _id(call.event.key)), ("name", call.event.name), ("", "")):
+            self._calls.setdefault(name, []).append(call)
+
+    def ended(self, result: Event, now: Exchange) -> None:
+        """A result belongs to the call whose id it has; or to the last open one of its name, since only failures may be
+        known; or to the last there is."""
+        own = self._last("id", _id(result.key)) if _id(result.key) else None
+        named = self._last("name", result.name) if result.name else None
+        call = own or named or self._last("", "")
+        if call is None:
+            if result.failed:
+                now.errors.append(result)
+            return
+        call.done = True
         if result.failed:
-            now.errors.append(result)
-        return
-    open_calls.remove(call)
-    call.done = True
-    if result.failed:
-        call.failed, call.error = True, result.text or call.error
+            call.failed, call.error = True, result.text or call.error
+
+    def _last(self, kind: str, name: str) -> Call | None:
+        calls = self._calls.get((kind, name), [])
+        while calls and calls[-1].done:
+            calls.pop()
+        return calls[-1] if calls else None
 
 
 def _id(key: str) -> str:

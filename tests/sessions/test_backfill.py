@@ -2,8 +2,11 @@
 
 from datetime import UTC, date
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from replica import tidy
 from replica.errors import UsageError
@@ -49,6 +52,12 @@ def test_a_missing_day_is_created_and_then_unchanged(files):
     assert fill(files).action == "created"
     assert text_of(files) == rendered()
     assert fill(files).action == fill(files, force=True).action == "unchanged"
+
+
+def test_a_day_that_is_complete_is_not_told_again(files, monkeypatch):
+    fill(files)
+    monkeypatch.setattr(daily, "generate", None)
+    assert fill(files).action == fill(files, events("claude")).action == "unchanged"
 
 
 def test_an_incomplete_day_is_updated_without_being_asked_twice(files):
@@ -366,3 +375,83 @@ def test_an_edit_inside_the_generated_part_survives_an_update_made_elsewhere(net
     assert "- We sell the car.\n" in read(network["a"], PATH)
     done = on(network, "a")
     assert done.action == "skipped" and "sell the car" in done.reason
+
+
+def random_days(network: Network, random: Random, steps: int) -> tuple[daily.Part, set[str]]:
+    """Clones with different logs, that grow, write one day and meet now and then; all that they told of it, and wrote
+    below it by hand."""
+    agents = ["claude", "gemini", "openclaw"]
+    logs = {name: random.sample(agents, random.randrange(1, 3)) for name in network.clones}
+    whole, hand = daily.Part(bakery.DAY), set()
+    for step in range(steps):
+        name, what = random.choice(list(network.clones)), random.random()
+        if what < 0.5 or not step:
+            known = [event for only in logs[name] for event in events(only)]
+            if random.random() < 0.4:  # the log goes on later
+                end = random.choice(known[len(known) // 3 :]).at
+                known = [event for event in known if event.at <= end]
+            network.run(name), tidy.tidy(network[name])
+            fill(Documents(network[name], "memory"), known)
+            whole = daily.unite(whole, daily.generate(bakery.DAY, known, bakery.ZONE, bakery.day()[1]))
+            network.run(name), tidy.tidy(network[name])
+        elif what < 0.6:
+            tidy.tidy(network[name])
+        elif what < 0.7 and network[name].documents.find(PATH, "text").alive:
+            network.run(name)
+            hand.add(f"- {len(hand)} by {name}")
+            save(network[name], PATH, f"{read(network[name], PATH)}\n- {len(hand) - 1} by {name}\n")
+            network.run(name)
+        else:
+            network.sync(*random.sample(list(network.clones), 2))
+    return whole, hand
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([2, 3]))
+def test_whatever_clones_with_different_logs_do_at_once_each_line_is_there_once(seed, count):
+    random = Random(seed)
+    with Network(*"abc"[:count], seed=seed) as network:
+        whole, hand = random_days(network, random, random.randrange(5, 25))
+        meet(network)
+        text = read(network["a"], PATH)
+        page = daily.parse(text)
+        assert text.startswith(daily.render(whole)) and page.whole
+        assert sorted(line for line in page.by_hand.splitlines() if line) == sorted(hand)
+        # A person is asked where several have written by hand at one place, and about nothing else.
+        for conflict in conflicts(network):
+            assert len({daily.lines_by_hand(version.text) for version in conflict.versions[1:]} - {()}) > 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_has_not_heard_of_a_review_yet_keeps_the_same_lines_as_who_has(seed, monkeypatch):
+    with Network("a", "b", seed=seed) as network:
+        for name, only in (("a", "claude"), ("b", "gemini")):
+            network.run(name)
+            fill(Documents(network[name], "memory"), events(only))
+        network.share()
+        for name in "ab":  # both put right the same, so that it stands there twice
+            tidy.tidy(network[name])
+        network.sync("a", "b")
+        tidy.tidy(network["a"])
+        with monkeypatch.context() as late:
+            late.setattr("replica.regions._is_decision", lambda *_: False)
+            tidy.tidy(network["b"])
+        meet(network)
+        part = daily.generate(bakery.DAY, events("claude") + events("gemini"), bakery.ZONE, bakery.day()[1])
+        assert read(network["a"], PATH) == daily.render(part)
+
+
+def test_what_comes_in_while_a_day_is_made_is_kept(network):
+    on(network, "a", "claude")
+    memory, meanwhile = Documents(network["a"], "memory"), []
+
+    def summarise(*_) -> str:  # takes its time
+        if not meanwhile:
+            meanwhile.append(1)
+            save(network["a"], PATH, read(network["a"], PATH) + "\nwritten meanwhile\n")
+            network.run("a")
+        return "A summary."
+
+    assert fill(memory, summarise=summarise).action == "updated"
+    text = network["a"].text(PATH)
+    assert text.endswith("\nwritten meanwhile\n") and "A summary." in text and daily.parse(text).whole

@@ -158,3 +158,20 @@ def test_wrong_usage_says_the_way_out(replica, arguments, what):
 def test_without_a_clone_and_a_folder_the_way_out_is_said(fresh):  # noqa: F811
     fresh("compare", code=1)
     assert "--memory-dir" in fresh.err
+
+
+def test_a_memory_folder_that_is_a_file_is_told_before_anything_is_read(replica):
+    replica.save("notes.txt", "mine")
+    replica("backfill", "--all", "--memory-dir", str(replica.root / "notes.txt"), *LOGS, code=2)
+    assert "is no folder" in replica.err
+
+
+def test_what_is_not_shared_and_where_no_logs_are_is_told(replica, tmp_path):
+    rules = replica.read("replica.toml")
+    replica.save("replica.toml", rules.replace('exclude = ["', 'exclude = ["private/**", "'))
+    replica("backfill", "2026-04-14", "--memory-dir", str(replica.root / "private"), *LOGS)
+    assert "excludes private/YYYY-MM-DD.md" in replica.err and "to share it" not in replica.err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    replica("compare", "--sessions-dir", str(empty))
+    assert f"no session logs were found in {empty}" in replica.err

@@ -405,3 +405,40 @@ def test_a_day_ends_at_midnight_of_the_zone():
     late = [event(Kind.PROMPT, "Good night, and thanks for the table.", 0)]
     assert "12:00" in daily.render(daily.generate("2026-05-06", late, UTC))
     assert "21:00" in daily.render(daily.generate("2026-05-06", late, ZoneInfo("Asia/Tokyo")))
+
+
+def test_what_a_merge_left_of_another_part_is_found_and_what_a_person_quotes_is_not():
+    part = made()
+    text = daily.render(part)
+    *_, last = part.sessions
+    stray = "\n".join([*(line for _, line in last.lines), last.mark, "*Auto-generated from 3 session messages*"])
+    quoted = f"I keep this:\n{last.lines[0][1]}\n"
+    page = daily.parse(f"{text}\n{stray}\n\n{quoted}")
+    assert page.part == part and not page.edited and not page.whole
+    assert page.by_hand.strip("\n") + "\n" == quoted
+    assert daily.put(f"{text}\n{stray}\n\n{quoted}", part) == f"{text}\n{quoted}"
+    assert daily.parse(f"{text}\n{quoted}").whole
+
+
+def test_the_measures_of_a_day_are_those_of_its_parts():
+    some, folders = bakery.day()
+    some += [event(Kind.PROMPT, "aside", 0, session="only a helper", aside=Aside.SUBAGENT)]
+    part = daily.generate(bakery.DAY, some, bakery.ZONE, folders)
+    assert daily.measures(some) == {told.tag: told.measure for told in part.sessions}
+    assert daily.adds_nothing(part, daily.measures(some[: len(some) // 2]))
+    less = daily.generate(bakery.DAY, some[:-3], bakery.ZONE, folders)
+    assert not daily.adds_nothing(less, daily.measures(bakery.day()[0]))
+
+
+def test_a_day_of_thousands_of_failures_takes_no_longer_for_each():
+    def spent(count: int) -> float:
+        some = []
+        for at in range(count):
+            some.append(event(Kind.CALL, "", at, name="shell", command=f"cd /x && pytest -k case_{at} | tail -5"))
+            some.append(event(Kind.RESULT, f"E assert {at} == 0", at, name="shell", failed=True))
+        begin = time.process_time()
+        daily.generate("2026-05-06", [event(Kind.PROMPT, "Test all of it.", 0), *some], UTC)
+        return time.process_time() - begin
+
+    spent(10)
+    assert spent(1_600) < 8 * 4 * max(spent(200), 0.01)  # eight times as much; it was sixty times as long
