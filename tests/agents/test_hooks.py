@@ -192,6 +192,9 @@ class Stage:
         (self.code / "replica").symlink_to(CODE / "replica")
         (self.code / "transport").mkdir()
         (self.code / "transport" / "workday.py").write_text("")
+        # Without these, packages of that name that are installed would come first.
+        for package in ("cli", "transport"):
+            (self.code / package / "__init__.py").write_text("")
         (self.code / "cli" / "main.py").write_text(NOTES)
         (self.root / ".replica").mkdir(parents=True)
         (self.root / ".replica" / "store.db").write_bytes(b"")
