@@ -150,7 +150,9 @@ def backfill(
         raise UsageError("--model names the model that summarises", hint="give --summarize, too")
     with _work(folder, memory_dir, sessions_dir, agent, timezone, everywhere, json) as work:
         wanted = _wanted(work, day, since, today)
-        options = filling.Options(force, preserve, _summariser(work, model) if summarize else None)
+        summarise = _summariser(work, model) if summarize else None
+        # What would change is shown without sending the day anywhere.
+        options = filling.Options(force, preserve, None if dry_run else summarise)
         folders = work.index.folders()
         done = [
             filling.backfill(work.memory, one, work.events(one), work.zone.info, folders, options, dry_run=dry_run)
@@ -173,6 +175,8 @@ def backfill(
         for one in done:
             _say_day(one, dry_run)
         _say_filled(done, redacted, dry_run)
+        if dry_run and summarise is not None:
+            words("no model was asked: summaries are made when the days are written")
         work.say()
 
 
@@ -216,9 +220,9 @@ class _Work:
                 " (--everywhere takes them, --sessions-dir names a folder of logs)"
             )
         for one in self.damaged[:SHOWN]:
-            words(f"damaged: {one.file}, line {one.line}: {one.reason}")
+            words(f"damaged: {one.file}{f', line {one.line}' if one.line else ''}: {one.reason}")
         if len(self.damaged) > SHOWN:
-            words(f"and {counted(len(self.damaged) - SHOWN, 'damaged line')} more (--json lists them)")
+            words(f"and {counted(len(self.damaged) - SHOWN, 'damaged place')} more (--json lists them)")
         for line in self.tidied:
             words(line)
 
@@ -252,7 +256,8 @@ def _work(
         else:
             memory = Files(memory_dir.absolute())
         zone = days.zone(timezone, clone.config.sessions.timezone if clone is not None else None)
-        logs = discover.discover(agents, sessions_dir)
+        unreadable: list[Damage] = []
+        logs = discover.discover(agents, sessions_dir, unreadable)
         index = stack.enter_context(Index.open(file_of(clone.root) if clone is not None else _passing(stack)))
         with progress("session logs", quiet) as tell:
             scanned = index.scan(logs, tell)
@@ -264,7 +269,8 @@ def _work(
         )
         left_out = index.left_out(select)
         looked_in = "where agents keep them" if sessions_dir is None else f"in {sessions_dir}"
-        yield _Work(clone, memory, index, select, zone, scanned.damaged, left_out, tidied, len(logs), looked_in)
+        damaged = unreadable + scanned.damaged
+        yield _Work(clone, memory, index, select, zone, damaged, left_out, tidied, len(logs), looked_in)
 
 
 def _root(folder: Path | None, memory_dir: Path | None) -> Path | None:

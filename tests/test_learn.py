@@ -385,6 +385,17 @@ def test_a_folder_and_a_file_of_campaigns_can_be_named(replica, tmp_path):
     assert "campaigns/spring.json: `learnings` must be a list" in replica.err
 
 
+def test_a_broken_file_of_several_is_named_and_the_others_are_taken_in(replica):
+    replica.save("campaigns/autumn.json", json.dumps(SPRING).replace("spring", "autumn"))
+    replica.save("campaigns/spring.json", json.dumps(SPRING))
+    learned(replica)
+    replica.save("campaigns/autumn.json", '{"name": "autumn", ')
+    again = learned(replica)
+    assert again["gone"] == [] and again["unchanged"] + again["known"] == 3
+    assert [one["file"] for one in again["empty"]] == ["campaigns/autumn.json"]
+    assert "cannot be taken in" in again["empty"][0]["reason"] and "no JSON" in again["empty"][0]["reason"]
+
+
 def test_export_and_recall_see_the_types(replica):
     replica.save("insights.json", json.dumps(INSIGHTS))
     replica.save("campaigns/spring.json", json.dumps(SPRING))

@@ -36,7 +36,9 @@ def from_place(clone: Clone, place: Path | None, scope: str, usual: Usual, secre
     files = _sources(clone, place, scope)
     if files is not None:
         taken = sources.read(files, usual, secrets)
-        return taken.items, {file.label: str(file.path.resolve()) for file in files}, taken.empty
+        # What a file held that cannot be read now is not gone.
+        whole = {file.label: str(file.path.resolve()) for file in files if file.label not in taken.broken}
+        return taken.items, whole, taken.empty
     from replica.learn import logs
 
     events = logs.events_of(place)

@@ -37,10 +37,11 @@ class File(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What was read. `empty`: (where, why) of what holds no learning."""
+    """What was read. `empty`: (where, why) of what holds no learning. `broken`: those of them that cannot be read."""
 
     items: list[Item]
     empty: list[tuple[str, str]]
+    broken: set[str]
 
 
 # --- which files
@@ -98,25 +99,38 @@ def text_of(path: Path, name: str = "") -> str:
 
 
 def read(files: list[File], usual: Usual, secrets: Secrets) -> Taken:
-    """All items of these files. Raises UsageError, which names the file, the item and the field."""
-    taken = Taken([], [])
+    """All items of these files. Of several, one that cannot be read is passed over and named.
+
+    Raises UsageError: none can be read; it names the file, the item and the field.
+    """
+    taken, first = Taken([], [], set()), None
     for file in files:
-        text = text_of(file.path, file.label)
-        if file.kind == "insights":
-            taken.items.extend(insights(secrets.out_of(given.values(text, file.label)), file.label, usual))
-            continue
-        stem = file.path.stem
         try:
-            if file.path.suffix.lower() == ".md":
-                one = [_campaign_of(secrets.out(text), file.label, stem, usual)]
-            else:
-                values = secrets.out_of(given.values(text, file.label))
-                one = [campaign(value, file.label, at, stem, usual, len(values)) for at, value in enumerate(values, 1)]
+            taken.items.extend(_items(file, usual, secrets))
         except _Empty as error:
             taken.empty.append((file.label, str(error)))
-            continue
-        taken.items.extend(given.unique([item for items in one for item in items], file.label))
+        except (UsageError, OSError) as error:
+            first = first or error
+            reason = str(error).removeprefix(f"{file.label}: ") if isinstance(error, UsageError) else error.strerror
+            taken.empty.append((file.label, f"cannot be taken in: {reason}"))
+            taken.broken.add(file.label)
+    if first is not None and len(taken.broken) == len(files):
+        raise first
     return taken
+
+
+def _items(file: File, usual: Usual, secrets: Secrets) -> list[Item]:
+    """Raises UsageError, OSError, _Empty."""
+    text = text_of(file.path, file.label)
+    if file.kind == "insights":
+        return insights(secrets.out_of(given.values(text, file.label)), file.label, usual)
+    stem = file.path.stem
+    if file.path.suffix.lower() == ".md":
+        one = [_campaign_of(secrets.out(text), file.label, stem, usual)]
+    else:
+        values = secrets.out_of(given.values(text, file.label))
+        one = [campaign(value, file.label, at, stem, usual, len(values)) for at, value in enumerate(values, 1)]
+    return given.unique([item for items in one for item in items], file.label)
 
 
 class _Empty(ReplicaError):

@@ -46,11 +46,15 @@ def read(log: LogFile, place: Place = Place()) -> Iterator[Event | Damage | Prog
     return READERS[log.format].read(log, place)
 
 
-def discover(agents: Collection[str] | None = None, sessions_dir: Path | None = None) -> list[LogFile]:
+def discover(
+    agents: Collection[str] | None = None, sessions_dir: Path | None = None, unreadable: list[Damage] | None = None
+) -> list[LogFile]:
     """The logs of these agents (None or none: of all), by path. Raises ReplicaError: there is no such folder.
 
-    `sessions_dir`: everything below it (or it alone, a file), in place of the agents' own places.
+    `sessions_dir`: everything below it (or it alone, a file), in place of the agents' own places. `unreadable` gets the
+    files and folders that may hold logs and cannot be opened.
     """
+    lost = [] if unreadable is None else unreadable
     wanted = set(agents or AGENTS)
     if sessions_dir is not None:
         if not sessions_dir.exists():
@@ -59,8 +63,14 @@ def discover(agents: Collection[str] | None = None, sessions_dir: Path | None = 
     else:
         places = [place for agent in AGENTS if agent in wanted for place in default_places(agent)]
     found = {}
-    for path in (path for place in places for path in _candidates(place)):
-        log = recognised(path)
+    for path in (path for place in places for path in _candidates(place, lost)):
+        try:
+            log = _recognised(path)
+        except FileNotFoundError:  # gone meanwhile
+            continue
+        except (OSError, Unreadable) as error:
+            lost.append(_unopened(path, error))
+            continue
         if log is not None and log.agent in wanted:
             found.setdefault(os.path.realpath(path), log)
     return sorted(found.values(), key=lambda log: log.path)
@@ -88,10 +98,19 @@ def default_places(agent: str, env: Any = None, home: Path | None = None) -> lis
     return []
 
 
-def _candidates(place: Path) -> Iterator[Path]:
+def _unopened(path: str | Path, error: OSError | Unreadable) -> Damage:
+    return Damage(os.fspath(path), 0, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _candidates(place: Path, lost: list[Damage]) -> Iterator[Path]:
     if place.is_file():
         yield place
-    for folder, folders, names in os.walk(place):
+
+    def closed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            lost.append(_unopened(error.filename, error))
+
+    for folder, folders, names in os.walk(place, onerror=closed):
         folders.sort()
         for name in sorted(names):
             if _NAME.search(name) and not _DECOY.search(name):
@@ -101,10 +120,15 @@ def _candidates(place: Path) -> Iterator[Path]:
 def recognised(path: Path) -> LogFile | None:
     """The log that a file is; None: it is none, or cannot be read."""
     try:
-        status = path.stat()
-        format = _format(path)
+        return _recognised(path)
     except (OSError, Unreadable):
         return None
+
+
+def _recognised(path: Path) -> LogFile | None:
+    """Raises OSError, Unreadable."""
+    status = path.stat()
+    format = _format(path)
     if format is None:
         return None
     size, modified = status.st_size, status.st_mtime_ns

@@ -120,6 +120,15 @@ def test_a_folder_that_is_no_clones_can_be_filled(fresh, tmp_path):  # noqa: F81
     assert all(Path(day["path"]).parent == days for day in found["days"])
 
 
+def test_a_log_that_cannot_be_opened_is_listed(replica, tmp_path):
+    (tmp_path / "round.jsonl").symlink_to("round.jsonl")  # whoever runs this, it cannot be opened
+    (tmp_path / "gone.jsonl").symlink_to("nowhere.jsonl")
+    (damage,) = replica.json("compare", "--sessions-dir", str(tmp_path))["damaged"]
+    assert damage["file"].endswith("round.jsonl") and "cannot be read" in damage["reason"]
+    replica("compare", "--sessions-dir", str(tmp_path))
+    assert "round.jsonl: cannot be read: " in replica.err
+
+
 def test_damaged_lines_are_listed_and_the_others_read(fresh, tmp_path):  # noqa: F811
     edge = ("--sessions-dir", str(SAMPLES / "openclaw/edge"), "--memory-dir", str(tmp_path / "days"))
     found = fresh.json("compare", *edge)

@@ -439,6 +439,14 @@ def test_a_day_is_written_with_its_summary_and_asked_for_once(replica, logs, ser
     assert len(service.requests) == 1 and replica.read("memory/2026-04-12.md") == text
 
 
+def test_a_dry_run_sends_nothing_anywhere(replica, logs, service, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", service.url)
+    monkeypatch.setenv("OPENAI_API_KEY", service.key)
+    backfill(replica, logs, "--model", "openai:test-1", "--dry-run")
+    assert service.requests == [] and "no model was asked" in replica.err
+    assert not (replica.root / "memory" / "2026-04-12.md").exists()
+
+
 def test_without_a_key_nothing_is_written_and_the_variable_is_named(replica, logs):
     backfill(replica, logs, code=1)
     assert "ANTHROPIC_API_KEY or OPENAI_API_KEY" in replica.err
