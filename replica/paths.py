@@ -15,6 +15,8 @@ MAX_PATH = 200  # characters: leaves room for the clone's own folder below the 2
 TOO_LONG = f"it is longer than {MAX_PATH} characters"
 MAX_PART = 100  # bytes of UTF-8: half of what file systems take, for the suffixes of files written beside
 
+DAILY = re.compile(r"(?:^|/)\d{4}-\d\d-\d\d\.md$")  # a daily memory file
+
 _FORBIDDEN = re.compile(r'[\\:*?"<>|]')
 _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, line and paragraph separators
 _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # make a name read as another

@@ -6,7 +6,7 @@ edited: so clones in one state do the same, and clones in different states end a
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from replica.changes import Kind, Remove
 from replica.clone import Clone
 from replica.documents import Conflict, Document
 from replica.errors import DamagedRecord, DocumentNotFound
+from replica.paths import DAILY
 from replica.places import CONFIG
 
 NAMED = 3  # documents on one line
@@ -72,8 +73,7 @@ def tidy(clone: Clone) -> Tidied:
     since = clone.store.meta(DONE) or 0
     if since > clone.log.last_row():  # the store was begun anew (replica/rejoin.py)
         since = 0
-    is_writable = clone.store.meta("rejoin") is None and clone.log.author(clone.identity.id) is not None
-    if not is_writable or clone.log.last_row() == since:
+    if not _is_writable(clone) or clone.log.last_row() == since:
         return done
     with clone.transaction():
         changed = {path for path, _ in clone.documents.latest_changes(since)}
@@ -82,7 +82,7 @@ def tidy(clone: Clone) -> Tidied:
         marked = {doc for (doc,) in clone.store.rows(_MARKED, (origin.MARK,))}
         folders = set()
         for document in _documents(clone, changed):
-            is_looked_at = document.policy == "text" or document.shared in marked or DAY.search(document.path)
+            is_looked_at = document.policy == "text" or document.shared in marked or DAILY.search(document.path)
             if is_looked_at and (shown := _shown(clone, document)):
                 _once(clone, *shown, done)
                 _settled_alike(clone, document, done)
@@ -97,6 +97,22 @@ def tidy(clone: Clone) -> Tidied:
         # A note is said each time, until it is settled: only then there is nothing left to do.
         clone.store.set_meta(DONE, None if done.notes else clone.log.last_row())
     return done
+
+
+def days(clone: Clone, paths: Iterable[str]) -> Tidied:
+    """As `tidy`, of these daily memory files alone, and of nothing that a person should be told of each time."""
+    done = Tidied()
+    clone.log.refresh()
+    if not _is_writable(clone):
+        return done
+    with clone.transaction():
+        for document in _documents(clone, {path for path in paths if DAILY.search(path)}):
+            _day(clone, document, done)
+    return done
+
+
+def _is_writable(clone: Clone) -> bool:
+    return clone.store.meta("rejoin") is None and clone.log.author(clone.identity.id) is not None
 
 
 def _documents(clone: Clone, paths: set[str]) -> list[Document]:
@@ -155,7 +171,7 @@ def _settled_alike(clone: Clone, document: Document, done: Tidied) -> None:
     if document.policy != "text":
         return
     for conflict in clone.documents.conflicts(document):
-        if DAY.search(document.path) and _is_of_a_day(conflict):
+        if DAILY.search(document.path) and _is_of_a_day(conflict):
             continue  # two rules for what stays of one text could, on two clones, take out both copies
         spans = regions.chosen_twice(clone.documents, document, conflict)
         if spans:
@@ -180,7 +196,6 @@ def is_file_of_its_own(path: str) -> bool:
     return adr.number_of(path) is not None or DATED.fullmatch(name) is not None
 
 
-DAY = re.compile(r"(?:^|/)\d{4}-\d\d-\d\d\.md$")
 DATED = re.compile(r"\d{4}-\d\d-\d\d-.+-[0-9a-f]{6}\.md")
 
 

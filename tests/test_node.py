@@ -455,3 +455,27 @@ def test_a_fault_in_one_conversation_ends_neither_the_node_nor_the_others(tmp_pa
                 await until(lambda: alice.vector() == carol.vector(), a)
 
     asyncio.run(story())
+
+
+def test_a_day_that_two_clones_told_while_apart_is_made_one_by_their_nodes(tmp_path, monkeypatch):
+    from replica.sessions.backfill import Documents
+    from tests.sessions.test_backfill import HAND, PATH, fill, rendered
+
+    monkeypatch.setattr("transport.node.DAYS_AFTER", 0.1)
+
+    async def story():
+        with founder(tmp_path) as alice, admitted(tmp_path, alice, "bob") as bob:
+            write(alice, PATH, HAND)
+            async with running(alice, files=True) as one, running(bob, [at(one)], files=True) as two:
+                await until(lambda: (bob.root / PATH).exists(), two)
+            for clone in (alice, bob):
+                fill(Documents(clone, "memory"), preserve=True)
+                Bridge(clone).run()
+            async with running(alice, files=True) as one, running(bob, [at(one)], files=True) as two:
+                await until(lambda: alice.vector() == bob.vector(), two)
+                once = f"{rendered()}\n{HAND}"
+                await until(lambda: {(clone.root / PATH).read_text("utf-8") for clone in (alice, bob)} == {once}, two)
+                document = alice.documents.find(PATH, "text")
+                await until(lambda: not list(alice.documents.conflicts(document)), two)
+
+    asyncio.run(story())

@@ -22,6 +22,7 @@ from replica.errors import CannotListen, ReplicaError, StoreError
 from replica.keys import Identity, clone_id
 from replica.log import Vector, lacking
 from replica.measures import Record
+from replica.paths import DAILY
 from replica.places import FOLDER
 from transport import addresses, control, frames, limits, tls, wire
 from transport.peer import Peer, Reached
@@ -39,6 +40,7 @@ OPEN_TIMEOUT = 5.0
 REFUSED_PAUSE = 60.0  # seconds before a peer that has ended the session with a reason is called again
 DELIVER_AFTER = 0.01  # seconds: a burst of changes is written to its files once …
 DELIVER_SHARE = 9  # … and while it lasts, writing files takes a tenth of the time at most
+DAYS_AFTER = 2.0  # seconds: what clones wrote of one day while apart is made one, once it has come in
 COMPACT_FIRST, COMPACT_EVERY = 300.0, 6 * 3600.0  # seconds: old changes are folded now and then
 INSTANCE = "Replica-Instance"  # header: tells a call to ourselves from one by another clone with our identity
 SHORT = 1.0  # seconds: a conversation that we end sooner ourselves was no meeting
@@ -80,6 +82,7 @@ class Node:
         self._trusted: dict[bytes, bytes] | None = None
         self.problems: deque[dict[str, str]] = deque(maxlen=50)  # what went wrong lately, for who asks for a sync
         self._deliver_soon: asyncio.TimerHandle | None = None
+        self._days: set[str] = set()  # daily memory files that others have changed
         self._deliver_rested = 0.0  # when files may be written again
         self._tasks: set[asyncio.Task] = set()
         self._calls: dict[Address, asyncio.Task] = {}  # the last call to each
@@ -613,11 +616,27 @@ class Node:
             asyncio.get_running_loop().call_later(0.35, lambda: self.stopping or self._safely(self.bridge.run))
 
     def _told_files(self, report: Report) -> None:
+        days = {path for path in report.written if DAILY.search(path)}
+        if days and not self._days:
+            asyncio.get_running_loop().call_later(DAYS_AFTER, self._tidy_days)
+        self._days |= days
         if not report.quiet or report.held:
             self.tell(
                 "files", taken=report.taken, written=report.written, deleted=report.deleted, removed=report.removed,
                 held=report.held,
             )  # fmt: skip
+
+    def _tidy_days(self) -> None:
+        """Two clones that told one day while apart: it is there once, without waiting for somebody's next command."""
+        from replica import tidy
+
+        days, self._days = self._days, set()
+        if self.stopping:
+            return
+        try:
+            tidy.days(self.clone, days)
+        except (ReplicaError, OSError) as error:
+            self.tell("error", message=str(error), hint=getattr(error, "hint", ""))
 
     # --- what else goes on
 
