@@ -24,8 +24,16 @@ UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
 Words = Callable[[], set[tuple[str, str]]]
 
 
+# Roles and texts of level-0 blocks that went a short time ago.
+Gone = Callable[[], list[tuple[str, str]]]
+
+
 def no_words() -> set[tuple[str, str]]:
     return set()
+
+
+def none_gone() -> list[tuple[str, str]]:
+    return []
 
 
 class Save(NamedTuple):
@@ -37,10 +45,11 @@ class Save(NamedTuple):
 
 
 def first_sight(
-    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, secrets: Words = no_words
-) -> list[Levelled]:
+    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, secrets: Words = no_words,
+    gone: Gone = none_gone,
+) -> list[Levelled]:  # fmt: skip
     """A file that we never wrote: what of it the document lacks is added; nothing is taken away."""
-    names, levels = _Names(known, grouped(live)), _Levels(level, secrets)
+    names, levels = _Names(known, grouped(live)), _Levels(level, secrets, gone=gone)
     ops: list[Levelled] = []
     after = None
     for block in parse(text, policy):
@@ -57,24 +66,26 @@ def first_sight(
 
 def save(
     base: list[Block], base_ids: list[bytes], text: str, policy: str, live: list[Entry], known: set[bytes],
-    seen: int, level: int, secrets: Words = no_words, shared: Words = no_words,
+    seen: int, level: int, secrets: Words = no_words, shared: Words = no_words, gone: Gone = none_gone,
 ) -> Save:  # fmt: skip
     """A file that we last wrote as `base`, whose blocks were the entries `base_ids`, and that now holds `text`.
 
     `live` are the entries of the document now, `known` the ids of all it ever had, `seen` the row of the log up to
     which `base` showed the document: only what was seen is taken away. What is among `secrets` stays at level 0: it
-    went and comes back, by an undo, a half-written save, or a file that was away. What is among `shared` is no edit of
-    what is of level 0: everybody knows it.
+    went and comes back, by an undo, a half-written save, or a file that was away. So does what is like one of `gone`:
+    an editor that empties a file first may write it back in other words. What is among `shared` is no edit of what is
+    of level 0: everybody knows it.
     """
-    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, secrets, shared).result()
+    levels = _Levels(level, secrets, shared, gone)
+    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, levels).result()
 
 
 class _Saving:
     def __init__(
         self, base, base_ids, new: list[Block], live: list[Entry], known: set[bytes], seen: int, level: int,
-        secrets: Words, shared: Words,
+        levels: "_Levels",
     ):  # fmt: skip
-        self.levels = _Levels(level, secrets, shared)
+        self.levels = levels
         self.base, self.base_ids, self.new, self.seen, self.level = base, base_ids, new, seen, level
         self.by_id = {entry.id: entry for entry in live}
         self.edits, self.like_private = self._private_first(pair(base, new))
@@ -266,15 +277,36 @@ def _out_of_order(replaced: list[tuple[int, int]], stay: list[tuple[int, int]]) 
 class _Levels:
     """Gives each new block its level."""
 
-    def __init__(self, level: int, secrets: Words, shared: Words = no_words):
-        self._level, self._ask, self._ask_shared = level, secrets, shared
+    def __init__(self, level: int, secrets: Words, shared: Words = no_words, gone: Gone = none_gone):
+        self._level, self._ask, self._ask_shared, self._ask_gone = level, secrets, shared, gone
         self._secrets: set[tuple[str, str]] | None = None
         self._shared: set[tuple[str, str]] | None = None
+        self._gone: list[tuple[str, LetterPairs]] | None = None
+        self._compared = 0
 
     def of(self, block: Block) -> int:
-        if self._level and self._secrets is None:
+        if not self._level:
+            return 0
+        if self._secrets is None:
             self._secrets = self._ask()
-        return 0 if self._level and (block.role, block.text) in self._secrets else self._level
+        if (block.role, block.text) in self._secrets or (self._came_back(block) and not self.was_shared(block)):
+            return 0
+        return self._level
+
+    def _came_back(self, block: Block) -> bool:
+        """Whether it is like something of level 0 that went just now."""
+        if self._gone is None:
+            self._gone = [(role, LetterPairs(text)) for role, text in self._ask_gone()]
+        if not self._gone:
+            return False
+        self._compared += len(self._gone)
+        if self._compared > COMPARED_IN_ALL:
+            return True  # too many to compare: nothing new is shared
+        its = LetterPairs(block.text)
+        return any(
+            role == block.role and (its.likeness(pairs) >= SIMILAR or its.overlap(pairs) >= OVERLAPPING)
+            for role, pairs in self._gone
+        )
 
     def was_shared(self, block: Block) -> bool:
         """Whether others have seen these words here; never where the document is of level 0 as a whole."""

@@ -1037,3 +1037,29 @@ def test_rules_that_were_taken_back_with_their_transaction_are_not_in_force():
             assert alice.rule("private-x.md").level == 0
             raise RuntimeError
         assert alice.config == before
+
+
+@pytest.mark.parametrize("file_goes", [False, True])
+def test_a_private_line_that_an_editor_takes_out_and_writes_back_in_other_words_stays_private(file_goes):
+    """It empties the file, or removes it, writes slowly, and we look in between (SEED=701627)."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        network.run("alice")
+        writing.add(alice, "notes.md", "日本 s3cr3t words", level=0)
+        network.run("alice")
+        if file_goes:
+            (alice.root / "notes.md").unlink()
+            network.run("alice")
+            network.now += 2 * SECOND_LOOK
+            network.run("alice")
+        else:
+            save(alice, "notes.md", "")
+            network.run("alice")
+        assert alice.documents.entries(alice.documents.find("notes.md", "union")) == []
+        network.now += 10 * 24 * 3_600_000
+        save(alice, "notes.md", "- 30 日本 s3cr3t words, mended\n- quite another thing\n")
+        network.run("alice")
+        network.share()
+        assert b"s3cr3t" not in stored_bytes(bob) and read(bob, "notes.md") == "- quite another thing\n"
+        assert "s3cr3t" in read(alice, "notes.md")

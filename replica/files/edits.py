@@ -5,12 +5,16 @@ Entries by replica/intake.py, texts by replica/textdiff.py. Nothing here reads o
 
 from replica import guard, intake, markers
 from replica.blocks import parse
-from replica.changes import Add, Dot, Remove
+from replica.changes import Add, Dot, Kind, Remove
 from replica.clone import Clone
 from replica.decisions import settled_by_hand
 from replica.documents import Document
 from replica.files.bases import Bases, Row
 from replica.places import CONFIG
+
+# An editor that empties a file first may write its lines back in other words: so many of the last changes of a document
+# at level 0 are looked at for what they took away. Clocks jump; so this is no time.
+LAST = 20
 
 
 class Edits:
@@ -93,15 +97,16 @@ class Edits:
                 "SELECT DISTINCT id FROM adds WHERE doc IN (?,?)", (document.shared, document.private)
             )
         }  # fmt: skip
+        gone = lambda: self._gone_lately(document)  # noqa: E731
         if row is None:
-            ops = intake.first_sight(text, rule.policy, live, known, rule.level, self._was_private)
+            ops = intake.first_sight(text, rule.policy, live, known, rule.level, self._was_private, gone)
             if not ops and not document.alive:
                 self._exist(path, rule)
         else:
             base = parse(row.canonical, rule.policy)
             saved = intake.save(
                 base, row.id_list, text, rule.policy, live, known, row.change, rule.level, self._was_private,
-                lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))),
+                lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))), gone,
             )  # fmt: skip
             before = sum(block.role == "entry" for block in base)
             hold = guard.judge_past(rule.policy, saved.past)
@@ -125,6 +130,25 @@ class Edits:
         )
         rules = {path: self.clone.rule(path) for path, *_ in rows}
         return {(role, text) for path, role, text in rows if rules[path] is None or rules[path].level}
+
+    def _gone_lately(self, document: Document) -> list[tuple[str, str]]:
+        """Roles and texts of the level-0 blocks that were taken out of a document last."""
+        first = "SELECT min(n) FROM (SELECT n FROM changes WHERE doc=? ORDER BY n DESC LIMIT ?)"
+        after = self.store.value(first, (document.private, LAST))
+        if after is None:
+            return []
+        gone, deleted = set(), 0
+        for stored in self.clone.log.changes_of(document.private, after - 1):
+            if stored.change.kind is Kind.DELETE:
+                deleted = stored.n
+            elif stored.change.kind is Kind.ENTRIES:
+                gone.update(dot for op in stored.change.payload if isinstance(op, Remove) for dot in op.kills)
+        name = self.clone.log.author_n
+        return [
+            (role, text) for author, seq, idx, change, role, text in self.store.rows(
+                "SELECT author, seq, idx, change, role, text FROM adds WHERE doc=? ORDER BY n", (document.private,)
+            ) if change < deleted or Dot(name(author).id, seq, idx) in gone
+        ]  # fmt: skip
 
     def _exist(self, path: str, rule) -> None:
         """An empty file is a document without entries: one that comes and goes makes it known."""
