@@ -19,6 +19,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from replica import bridge, folder, store
+from replica.copies import NEXT
 from replica.places import FOLDER, STORE
 
 TICK = 4_000_000  # nanoseconds: file systems stamp by a clock that ticks
@@ -35,6 +36,7 @@ class Unflushed(NamedTuple):
     path: Path
     before: bytes | None  # what the file held
     at: int  # milliseconds
+    source: Path | None = None  # what was renamed to it, where somebody knows it by its name: a rename is undone as one
 
 
 WRITTEN_BACK = 30_000  # milliseconds after which a system has flushed by itself
@@ -121,7 +123,10 @@ class Machine:
     def _forget_unflushed(self) -> None:
         """The folders were not flushed since: some of the last renames and removals never were."""
         lost = [one for one in self.unflushed if self._hardware.now - one.at < WRITTEN_BACK]
-        for path, before, _ in reversed(lost[len(lost) - self._hardware.random.randrange(len(lost) + 1) :]):
+        for path, before, _, source in reversed(lost[len(lost) - self._hardware.random.randrange(len(lost) + 1) :]):
+            if source is not None and path.is_file() and source.parent.is_dir():
+                source.write_bytes(path.read_bytes())
+                self.stamp(source)
             if before is None:
                 path.unlink(missing_ok=True)
             elif path.parent.is_dir():
@@ -133,8 +138,8 @@ class Machine:
         self.stamp(path)
         self.unflushed = [one for one in self.unflushed if one.path != path]
 
-    def will_forget(self, path: Path) -> None:
-        self.unflushed.append(Unflushed(path, _bytes(path), self._hardware.now))
+    def will_forget(self, path: Path, source: Path | None = None) -> None:
+        self.unflushed.append(Unflushed(path, _bytes(path), self._hardware.now, source))
 
 
 class Connection(sqlite3.Connection):
@@ -321,7 +326,8 @@ class Hardware:
         machine = self.current
         if machine is not None:
             machine.step("replace")
-            machine.will_forget(Path(target))
+            known = Path(source).name == NEXT
+            machine.will_forget(Path(target), Path(source) if known else None)
         self._real["replace"](source, target, **options)
         if machine is not None:
             machine.step("replaced")
