@@ -302,11 +302,9 @@ class _Levels:
         self._compared += len(self._gone)
         if self._compared > COMPARED_IN_ALL:
             return True  # too many to compare: nothing new is shared
+        # Not by the share of the shorter one, too: this is remembered for long, and short lines have that by chance.
         its = LetterPairs(block.text)
-        return any(
-            role == block.role and (its.likeness(pairs) >= SIMILAR or its.overlap(pairs) >= OVERLAPPING)
-            for role, pairs in self._gone
-        )
+        return any(role == block.role and its.likeness(pairs) >= SIMILAR for role, pairs in self._gone)
 
     def was_shared(self, block: Block) -> bool:
         """Whether others have seen these words here; never where the document is of level 0 as a whole."""

@@ -1063,3 +1063,23 @@ def test_a_private_line_that_an_editor_takes_out_and_writes_back_in_other_words_
         network.share()
         assert b"s3cr3t" not in stored_bytes(bob) and read(bob, "notes.md") == "- quite another thing\n"
         assert "s3cr3t" in read(alice, "notes.md")
+
+
+def test_a_line_that_has_little_of_a_private_one_that_went_is_shared():
+    """Nor is one kept back that is like what was private and was then shared on purpose."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        network.run("alice")
+        writing.add(alice, "notes.md", "the bank code is 4711 for the office", level=0)
+        writing.add(alice, "notes.md", "tides are told in minutes", level=0)
+        network.run("alice")
+        writing.add(alice, "notes.md", "tides are told in minutes", level=1)
+        network.run("alice")
+        save(alice, "notes.md", "- tides are told in minutes\n")
+        network.run("alice")
+        save(alice, "notes.md", "- tides are told in minutes\n- call the office\n- ok\n- tides are told in seconds\n")
+        network.run("alice")
+        network.share()
+        assert read(bob, "notes.md") == read(alice, "notes.md")
+        assert b"4711" not in stored_bytes(bob)

@@ -132,7 +132,7 @@ class Edits:
         return {(role, text) for path, role, text in rows if rules[path] is None or rules[path].level}
 
     def _gone_lately(self, document: Document) -> list[tuple[str, str]]:
-        """Roles and texts of the level-0 blocks that were taken out of a document last."""
+        """Roles and texts of the level-0 blocks that were taken out of a document last, and not shared since."""
         first = "SELECT min(n) FROM (SELECT n FROM changes WHERE doc=? ORDER BY n DESC LIMIT ?)"
         after = self.store.value(first, (document.private, LAST))
         if after is None:
@@ -144,10 +144,11 @@ class Edits:
             elif stored.change.kind is Kind.ENTRIES:
                 gone.update(dot for op in stored.change.payload if isinstance(op, Remove) for dot in op.kills)
         name = self.clone.log.author_n
+        shared = set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,)))
         return [
             (role, text) for author, seq, idx, change, role, text in self.store.rows(
                 "SELECT author, seq, idx, change, role, text FROM adds WHERE doc=? ORDER BY n", (document.private,)
-            ) if change < deleted or Dot(name(author).id, seq, idx) in gone
+            ) if (role, text) not in shared and (change < deleted or Dot(name(author).id, seq, idx) in gone)
         ]  # fmt: skip
 
     def _exist(self, path: str, rule) -> None:
