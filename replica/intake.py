@@ -5,7 +5,8 @@ the document as it is now; others' changes since then are not ours to undo.
 """
 
 from bisect import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import NamedTuple
 
 from replica.blocks import COMPARED_IN_ALL, SIMILAR, Block, Edits, LetterPairs, block_id, pair, parse
@@ -19,21 +20,20 @@ Levelled = tuple[int, Add | Remove]  # the level that the operation is written a
 OVERLAPPING = 0.6  # share of the shorter text from which a new block may repeat a level-0 entry that changed
 UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
 
-# Roles and texts of blocks: that were of level 0, or that were shared. Asked only when a block is new: most saves add
-# nothing, or little.
-Words = Callable[[], set[tuple[str, str]]]
+# Roles and texts of blocks.
+Words = Callable[[], Collection[tuple[str, str]]]
 
 
-# Roles and texts of level-0 blocks that went a short time ago.
-Gone = Callable[[], list[tuple[str, str]]]
+class Past(NamedTuple):
+    """What was in the document before, by level. Asked only when a block is new: most saves add nothing, or little."""
+
+    private: Words = tuple  # what was ever of level 0, and never shared
+    shared: Words = tuple  # what was ever shared
+    private_gone: Words = tuple  # of level 0, and taken out here a short time ago
+    shared_gone: Words = tuple  # shared, and taken out here a short time ago
 
 
-def no_words() -> set[tuple[str, str]]:
-    return set()
-
-
-def none_gone() -> list[tuple[str, str]]:
-    return []
+NOTHING = Past()
 
 
 class Save(NamedTuple):
@@ -45,11 +45,10 @@ class Save(NamedTuple):
 
 
 def first_sight(
-    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, secrets: Words = no_words,
-    gone: Gone = none_gone,
-) -> list[Levelled]:  # fmt: skip
+    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, past: Past = NOTHING
+) -> list[Levelled]:
     """A file that we never wrote: what of it the document lacks is added; nothing is taken away."""
-    names, levels = _Names(known, grouped(live)), _Levels(level, secrets, gone=gone)
+    names, levels = _Names(known, grouped(live)), _Levels(level, past)
     ops: list[Levelled] = []
     after = None
     for block in parse(text, policy):
@@ -66,17 +65,16 @@ def first_sight(
 
 def save(
     base: list[Block], base_ids: list[bytes], text: str, policy: str, live: list[Entry], known: set[bytes],
-    seen: int, level: int, secrets: Words = no_words, shared: Words = no_words, gone: Gone = none_gone,
+    seen: int, level: int, past: Past = NOTHING,
 ) -> Save:  # fmt: skip
     """A file that we last wrote as `base`, whose blocks were the entries `base_ids`, and that now holds `text`.
 
     `live` are the entries of the document now, `known` the ids of all it ever had, `seen` the row of the log up to
-    which `base` showed the document: only what was seen is taken away. What is among `secrets` stays at level 0: it
-    went and comes back, by an undo, a half-written save, or a file that was away. So does what is like one of `gone`:
-    an editor that empties a file first may write it back in other words. What is among `shared` is no edit of what is
-    of level 0: everybody knows it.
+    which `base` showed the document: only what was seen is taken away. What of level 0 went and comes back (an undo, a
+    half-written save, a file that was away) stays at level 0, also in other words: an editor may empty a file first.
+    What was shared, or is like what was and like nothing of level 0, is no edit of what is of level 0.
     """
-    levels = _Levels(level, secrets, shared, gone)
+    levels = _Levels(level, past)
     return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, levels).result()
 
 
@@ -165,7 +163,7 @@ class _Saving:
             return twin.place, twin.private
         occurrence = self.names.free(block)
         # Where level-0 entries went from, what came in their place may be the same in other words: it stays here.
-        may_be_private = (beside_private or j in self.like_private) and not self.levels.was_shared(block)
+        may_be_private = (beside_private or j in self.like_private) and not self.levels.is_shared(block, self.parted)
         level = 0 if may_be_private else self.levels.of(block)
         after = any_after if level == 0 else shared_after
         self.ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
@@ -212,10 +210,11 @@ class _Saving:
         return Edits(edits.kept, sorted([*replaced, *found.items()]), sorted(removed), added), like
 
     def _part_from_private(self) -> None:
-        """What was shared in these words before is no edit of a level-0 entry, wherever it comes to stand."""
+        """What was shared is no edit of a level-0 entry, wherever it comes to stand."""
         edits = self.edits
         apart = {
-            (i, j) for i, j in edits.replaced if self._private(i) and self.levels.was_shared(self.new[j])
+            (i, j) for i, j in edits.replaced
+            if self._private(i) and self.levels.is_shared(self.new[j], [LetterPairs(self.base[i].text)])
         }  # fmt: skip
         if apart:
             self.edits = Edits(
@@ -250,6 +249,12 @@ class _Saving:
         entry = self._entry(i)
         return entry is not None and entry.private
 
+    @cached_property
+    def parted(self) -> list[LetterPairs]:
+        """The level-0 entries that do not stand as they did."""
+        changed = {*self.edits.removed, *(i for i, _ in self.edits.replaced)}
+        return [LetterPairs(self.base[i].text) for i in sorted(changed) if self._private(i)]
+
     def _private_gaps(self) -> set[int]:
         """Behind which new blocks level-0 entries stood that are gone."""
         gaps, last = set(), -1
@@ -275,42 +280,69 @@ def _out_of_order(replaced: list[tuple[int, int]], stay: list[tuple[int, int]]) 
 
 
 class _Levels:
-    """Gives each new block its level."""
+    """Gives each new block its level, by what was there before."""
 
-    def __init__(self, level: int, secrets: Words, shared: Words = no_words, gone: Gone = none_gone):
-        self._level, self._ask, self._ask_shared, self._ask_gone = level, secrets, shared, gone
-        self._secrets: set[tuple[str, str]] | None = None
-        self._shared: set[tuple[str, str]] | None = None
-        self._gone: list[tuple[str, LetterPairs]] | None = None
-        self._compared = 0
+    def __init__(self, level: int, past: Past):
+        self._level, self._past = level, past
+        self._left = COMPARED_IN_ALL
 
     def of(self, block: Block) -> int:
         if not self._level:
             return 0
-        if self._secrets is None:
-            self._secrets = self._ask()
-        if (block.role, block.text) in self._secrets or (self._came_back(block) and not self.was_shared(block)):
+        if (block.role, block.text) in self._private or (self._came_back(block) and not self._was_shared(block)):
             return 0
         return self._level
 
+    def is_shared(self, block: Block, private: list[LetterPairs]) -> bool:
+        """Whether others have it: in these words, or in such that it is an edit of them and of none of `private`.
+
+        Never where the document is of level 0 as a whole.
+        """
+        return bool(self._level) and (self._was_shared(block) or self._is_edit_of_shared(block, private))
+
+    def _was_shared(self, block: Block) -> bool:
+        return (block.role, block.text) in self._shared
+
+    def _is_edit_of_shared(self, block: Block, private: list[LetterPairs]) -> bool:
+        its = LetterPairs(block.text)
+        shared = [pairs for role, pairs in self._shared_gone if role == block.role]
+        if not self._may_compare(len(shared) + len(private)):
+            return False
+        alike = [its.overlap(pairs) for pairs in shared if its.likeness(pairs) >= SIMILAR]
+        return bool(alike) and all(
+            its.likeness(pairs) < SIMILAR and its.overlap(pairs) < max(OVERLAPPING, *alike) for pairs in private
+        )
+
     def _came_back(self, block: Block) -> bool:
         """Whether it is like something of level 0 that went just now."""
-        if self._gone is None:
-            self._gone = [(role, LetterPairs(text)) for role, text in self._ask_gone()]
-        if not self._gone:
+        if not self._private_gone:
             return False
-        self._compared += len(self._gone)
-        if self._compared > COMPARED_IN_ALL:
-            return True  # too many to compare: nothing new is shared
+        if not self._may_compare(len(self._private_gone)):
+            return True  # nothing new is shared
         # Not by the share of the shorter one, too: this is remembered for long, and short lines have that by chance.
         its = LetterPairs(block.text)
-        return any(role == block.role and its.likeness(pairs) >= SIMILAR for role, pairs in self._gone)
+        return any(role == block.role and its.likeness(pairs) >= SIMILAR for role, pairs in self._private_gone)
 
-    def was_shared(self, block: Block) -> bool:
-        """Whether others have seen these words here; never where the document is of level 0 as a whole."""
-        if self._level and self._shared is None:
-            self._shared = self._ask_shared()
-        return bool(self._level) and (block.role, block.text) in self._shared
+    def _may_compare(self, count: int) -> bool:
+        """Whether that many comparisons are left."""
+        self._left -= count
+        return self._left >= 0
+
+    @cached_property
+    def _private(self) -> Collection[tuple[str, str]]:
+        return self._past.private()
+
+    @cached_property
+    def _shared(self) -> Collection[tuple[str, str]]:
+        return self._past.shared()
+
+    @cached_property
+    def _private_gone(self) -> list[tuple[str, LetterPairs]]:
+        return [(role, LetterPairs(text)) for role, text in self._past.private_gone()]
+
+    @cached_property
+    def _shared_gone(self) -> list[tuple[str, LetterPairs]]:
+        return [(role, LetterPairs(text)) for role, text in self._past.shared_gone()]
 
 
 class _Names:

@@ -1083,3 +1083,25 @@ def test_a_line_that_has_little_of_a_private_one_that_went_is_shared():
         network.share()
         assert read(bob, "notes.md") == read(alice, "notes.md")
         assert b"4711" not in stored_bytes(bob)
+
+
+@pytest.mark.parametrize("private", ["", "- of s3cr3t things\n"])
+def test_a_shared_line_that_is_put_back_in_other_words_beside_a_private_one_stays_shared(private):
+    """An editor empties a file, a private line comes into it, and the editor writes on (SEED=900390)."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- retries need jitter\n- tides are told in minutes\n")
+        network.run("alice")
+        network.share()
+        save(alice, "notes.md", "")
+        network.run("alice")
+        network.now += 2 * SECOND_LOOK
+        network.run("alice")
+        writing.add(alice, "notes.md", "the office's s3cr3t", level=0)
+        network.run("alice")
+        save(alice, "notes.md", "- retries always need jitter\n- tides are told in minutes\n" + private)
+        network.run("alice")
+        network.share()
+        assert read(bob, "notes.md") == "- retries always need jitter\n- tides are told in minutes\n"
+        assert private in read(alice, "notes.md") and b"s3cr3t" not in stored_bytes(bob)

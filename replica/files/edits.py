@@ -10,6 +10,7 @@ from replica.clone import Clone
 from replica.decisions import settled_by_hand
 from replica.documents import Document
 from replica.files.bases import Bases, Row
+from replica.log import Author
 from replica.places import CONFIG
 
 # An editor that empties a file first may write its lines back in other words: so many of the last changes of a document
@@ -97,17 +98,14 @@ class Edits:
                 "SELECT DISTINCT id FROM adds WHERE doc IN (?,?)", (document.shared, document.private)
             )
         }  # fmt: skip
-        gone = lambda: self._gone_lately(document)  # noqa: E731
+        past = self._past(document)
         if row is None:
-            ops = intake.first_sight(text, rule.policy, live, known, rule.level, self._was_private, gone)
+            ops = intake.first_sight(text, rule.policy, live, known, rule.level, past)
             if not ops and not document.alive:
                 self._exist(path, rule)
         else:
             base = parse(row.canonical, rule.policy)
-            saved = intake.save(
-                base, row.id_list, text, rule.policy, live, known, row.change, rule.level, self._was_private,
-                lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))), gone,
-            )  # fmt: skip
+            saved = intake.save(base, row.id_list, text, rule.policy, live, known, row.change, rule.level, past)
             before = sum(block.role == "entry" for block in base)
             hold = guard.judge_past(rule.policy, saved.past)
             if rule.policy != "latest":
@@ -131,25 +129,36 @@ class Edits:
         rules = {path: self.clone.rule(path) for path, *_ in rows}
         return {(role, text) for path, role, text in rows if rules[path] is None or rules[path].level}
 
-    def _gone_lately(self, document: Document) -> list[tuple[str, str]]:
-        """Roles and texts of the level-0 blocks that were taken out of a document last, and not shared since."""
-        first = "SELECT min(n) FROM (SELECT n FROM changes WHERE doc=? ORDER BY n DESC LIMIT ?)"
-        after = self.store.value(first, (document.private, LAST))
+    def _past(self, document: Document) -> intake.Past:
+        def shared() -> set[tuple[str, str]]:
+            return set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,)))
+
+        return intake.Past(
+            self._was_private, shared,
+            lambda: self._gone_lately(document.private) - shared(),
+            lambda: self._gone_lately(document.shared, self.clone.log.author(self.clone.identity.id)),
+        )  # fmt: skip
+
+    def _gone_lately(self, doc: int | None, by: Author | None = None) -> set[tuple[str, str]]:
+        """Roles and texts of the blocks that the last changes of a document took out: of all, or `by` one author."""
+        who, all_of_it = ("AND author=?", (doc, by.n, LAST)) if by else ("", (doc, LAST))
+        after = self.store.value(
+            f"SELECT min(n) FROM (SELECT n FROM changes WHERE doc=? {who} ORDER BY n DESC LIMIT ?)", all_of_it
+        )
         if after is None:
-            return []
+            return set()
         gone, deleted = set(), 0
-        for stored in self.clone.log.changes_of(document.private, after - 1):
+        for stored in self.clone.log.changes_of(doc, after - 1, by=by):
             if stored.change.kind is Kind.DELETE:
                 deleted = stored.n
             elif stored.change.kind is Kind.ENTRIES:
                 gone.update(dot for op in stored.change.payload if isinstance(op, Remove) for dot in op.kills)
         name = self.clone.log.author_n
-        shared = set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,)))
-        return [
+        return {
             (role, text) for author, seq, idx, change, role, text in self.store.rows(
-                "SELECT author, seq, idx, change, role, text FROM adds WHERE doc=? ORDER BY n", (document.private,)
-            ) if (role, text) not in shared and (change < deleted or Dot(name(author).id, seq, idx) in gone)
-        ]  # fmt: skip
+                "SELECT author, seq, idx, change, role, text FROM adds WHERE doc=?", (doc,)
+            ) if change < deleted or Dot(name(author).id, seq, idx) in gone
+        }  # fmt: skip
 
     def _exist(self, path: str, rule) -> None:
         """An empty file is a document without entries: one that comes and goes makes it known."""
