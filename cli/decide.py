@@ -275,7 +275,8 @@ def _edited(folder, id: str) -> "tuple[str | None, Path]":
 def accept(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
     """Let through what the guard holds back.
 
-    What the files say becomes the documents. What a cloud memory has lost is taken away here, too.
+    What the files say becomes the documents. What a cloud memory has lost is taken away here, too. Lines that are kept
+    at level 0 for their likeness are shared, where their file is named.
 
     Example: replica accept lessons-buffer.md
     """
@@ -290,16 +291,17 @@ def accept(files: Documents = None, folder: Dir = None, json: Json = False) -> N
         files = [path for path in chosen if path not in gone or path in waiting]
         if (waiting and not chosen) or files:
             bridge.accept(files)
-        left = [row["path"] for row in [*bridge.held(), *decide.held(clone)]]
+        left = [*bridge.held(), *decide.held(clone)]
         publish(clone)
-    _tell(json, "accepted", sorted((waiting | set(gone)) - set(left)), left)
+    _tell(json, "accepted", sorted((waiting | set(gone)) - {row["path"] for row in left}), left)
 
 
 def reject(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
     """Undo what the guard holds back.
 
     The files become the documents again. What they held is kept in .replica/rejected. What a cloud memory has lost is
-    stored there again with the next export.
+    stored there again with the next export. Lines that are kept at level 0 for their likeness stay there, where their
+    file is named.
 
     Example: replica reject lessons-buffer.md
     """
@@ -313,12 +315,15 @@ def reject(files: Documents = None, folder: Dir = None, json: Json = False) -> N
         waiting = {row["path"] for row in bridge.held()}
         files = [path for path in chosen if path not in again or path in waiting]
         done = bridge.reject(files) if files or (waiting and not chosen) else []
-        left = [row["path"] for row in [*bridge.held(), *decide.held(clone)]]
+        left = [*bridge.held(), *decide.held(clone)]
         publish(clone)
     _tell(json, "rejected", sorted({*done, *again}), left)
 
 
-def _tell(json: bool, what: str, done: list[str], left: list[str]) -> None:
+def _tell(json: bool, what: str, done: list[str], rows: list[dict]) -> None:
+    from replica import guard
+
+    left = list(dict.fromkeys(row["path"] for row in rows))
     if json:
         emit({what: done, "held": left})
         return
@@ -328,3 +333,5 @@ def _tell(json: bool, what: str, done: list[str], left: list[str]) -> None:
         words("nothing is held back" if not left else "nothing changed")
     if left:
         words(f"still held: {', '.join(left)}")
+    for path in [row["path"] for row in rows if row["reason"] == guard.LIKENESS]:
+        words(f"lines of {path} stay on this clone: name it to decide (`replica accept {path}` shares them)")

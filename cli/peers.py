@@ -373,7 +373,7 @@ def _say_sync(report: dict) -> None:
     listed("deleted here, and so everywhere", report["deleted"])
     listed("deleted elsewhere, and so here", report["removed"])
     for path, what in report["held"].items():
-        words(f"held back: {path}: {what} (`replica accept` lets it through, `replica reject` undoes it)")
+        words(f"held back: {path}: {what} (`replica accept` or `replica reject`)")
     for path, why in report["skipped"].items():
         words(f"passed over: {path}: {why}")
     for line in report["tidied"]:

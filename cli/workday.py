@@ -116,7 +116,7 @@ def _tell_save(report: dict[str, Any]) -> None:
     else:
         words("no line was noted: nothing has changed since the session began, and there is no message")
     for path, what in report["held"].items():
-        words(f"held back: {path}: {what} (`replica accept` lets it through, `replica reject` undoes it)")
+        words(f"held back: {path}: {what} (`replica accept` or `replica reject`)")
     for path, why in report["skipped"].items():
         words(f"passed over: {path}: {why}")
     for line in report["tidied"]:

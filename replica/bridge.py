@@ -5,7 +5,7 @@ then write what the log has brought. Here is when that happens and in which orde
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from replica.files.intents import Intents
 from replica.files.report import Report
 from replica.files.rules import Rules
 from replica.files.saves import Saves
+from replica.files.withheld import Withheld
 from replica.places import CONFIG, FOLDER
 from replica.rejoin import under_way
 
@@ -36,7 +37,8 @@ class Bridge:
         self.bases = Bases(clone, self.holds, self.now_ms)
         self.arrivals = Arrivals(clone, self.holds)
         self.intents = Intents(clone, self.bases)
-        self.edits = Edits(clone, self.bases)
+        self.withheld = Withheld(clone, self.now_ms)
+        self.edits = Edits(clone, self.bases, self.withheld)
         self.saves = Saves(clone, self.bases, self.holds, self.intents, self.edits)
         self.deletions = Deletions(clone, self.bases, self.holds)
         self.delivery = Delivery(clone, self.bases, self.arrivals, self.intents, self.saves)
@@ -102,7 +104,14 @@ class Bridge:
         self.delivery.write_all(due, report)
         self._delivered = reached
         self._remember(report, due)
+        self._tell_withheld(report)
         return report
+
+    def _tell_withheld(self, report: Report) -> None:
+        """Behind what is held: nothing waits for it."""
+        for row in self.withheld.rows() if report.taken else ():
+            if row["path"] in report.taken:
+                report.held.setdefault(row["path"], row["what"])
 
     def _has_workspace(self) -> bool:
         """Whether anything can be taken in yet: a join may have ended before the first sync, which comes first then."""
@@ -170,6 +179,7 @@ class Bridge:
         self.delivery.write(
             [(path, traces[path].policy, traces[path]) for path in report.taken if traces[path].intended], report
         )
+        self._tell_withheld(report)
         return report
 
     def _is_folder(self, path: str) -> bool:
@@ -211,16 +221,40 @@ class Bridge:
     # --- what a person decides
 
     def held(self) -> list[dict]:
-        """What waits for `accept` or `reject`: see `Holds.held`."""
-        return self.holds.held()
+        """What waits for `accept` or `reject`: path, reason, what, since (milliseconds since 1970).
 
-    def accept(self, chosen: list[str]) -> Report:
-        """Let through what is held: what the files say becomes the documents."""
-        force = self.holds.chosen(chosen)
+        A path may be there twice: its file is held, and lines of it are withheld.
+        """
+        return [*self.holds.held(), *self.withheld.rows()]
+
+    def accept(self, chosen: list[str], reason: str | None = None) -> Report:
+        """Let through what is held: what the files say becomes the documents.
+
+        `chosen`: of these paths alone, and `reason`: for this reason alone. What is withheld is shared only where its
+        path is among the chosen.
+        """
+        force, _ = self._chosen(chosen, reason, self.withheld.share)
         self.arrivals.decide(force, wanted=True)
         report = self.run(documents=force, force=force, wait=True)
         self._decided(force)
         return report
+
+    def _chosen(
+        self, chosen: list[str], reason: str | None, settle: Callable[[str, set[bytes]], None]
+    ) -> tuple[set[str], set[str]]:
+        """What of it is held, and what was withheld of it and is settled now."""
+        withheld = {row["path"] for row in self.withheld.rows()}.intersection(chosen)
+        settled = withheld if reason in (None, guard.LIKENESS) else set()
+        if settled:
+            with self._turn():
+                meant = {path: self.withheld.ids(path) for path in sorted(settled)}
+                self.run(documents=settled)  # what was saved meanwhile comes first: a line may be gone, or another
+                for path, ids in meant.items():
+                    settle(path, ids)
+        held = {row["path"] for row in self.holds.held()}
+        rest = [path for path in chosen if path not in withheld or path in held]
+        held = self.holds.chosen(rest) if (rest or not chosen) and reason != guard.LIKENESS else set()
+        return held, settled
 
     def _decided(self, paths: set[str]) -> None:
         """When no file is held on account of a branch any more, the branch that is checked out is the usual one."""
@@ -229,17 +263,18 @@ class Bridge:
             if not self.store.value("SELECT 1 FROM held WHERE reason='branch'"):
                 cadence.looked(self.store, {rule.cadence for rule in rules}, folder.git_head(self.root))
 
-    def reject(self, chosen: list[str]) -> list[str]:
+    def reject(self, chosen: list[str], reason: str | None = None) -> list[str]:
         """Undo what is held: the files become the documents again. What they held is kept beside the store.
 
         Of a file whose new policy would share what is of level 0, that stays here, in no file, until the policy is the
-        old one again; the rest moves on.
+        old one again; the rest moves on. What is withheld stays where it is, at level 0, and is no longer listed.
         """
         with self._turn():
-            return self._reject(chosen)
+            rejected, settled = self._chosen(chosen, reason, self.withheld.keep)
+            return sorted({*self._reject(rejected), *settled})
 
-    def _reject(self, chosen: list[str]) -> list[str]:
-        done, rejected = [], self.holds.chosen(chosen)
+    def _reject(self, rejected: set[str]) -> list[str]:
+        done = []
         reasons = {row["path"]: row["reason"] for row in self.holds.held()}
         self.arrivals.decide(rejected, wanted=False)
         for path in sorted(rejected):

@@ -10,12 +10,14 @@ from replica.config import Guard
 # Files here that one other clone wrote last, before new ones of it wait for a person. Not in replica.toml: that file is
 # shared, so whoever makes a million documents could raise it for everyone. The largest memory we know of has 1,200.
 ARRIVALS = 10_000
+LIKENESS = "likeness"  # the reason of lines that are withheld (replica/files/withheld.py)
+QUOTED = 60  # characters of a line that are shown of it
 
 
 class Hold(NamedTuple):
     """Why a file waits for `replica accept` or `replica reject`."""
 
-    reason: str  # one word, for scripts: removal, vanished, past, branch, level, arrivals, markers, copy
+    reason: str  # one word, for scripts: removal, vanished, past, branch, level, likeness, arrivals, markers, copy
     what: str  # one sentence, for people
 
 
@@ -53,6 +55,16 @@ def judge_sharing(private: int, policy: str) -> Hold | None:
         entries = "1 entry of level 0 stands" if private == 1 else f"{private} entries of level 0 stand"
         return Hold("level", f"{entries} in a file that is to be of policy {policy} now, which would share them")
     return None
+
+
+def judge_likeness(lines: list[str]) -> Hold:
+    """What may be lines of level 0 in other words is not shared, though its file is."""
+    line = lines[0] if len(lines[0]) <= QUOTED else f"{lines[0][:QUOTED]}…"
+    here = "on this clone (level 0)"
+    if len(lines) == 1:
+        return Hold(LIKENESS, f"a new line stays {here}, since it may be an edit of such a line: {line!r}")
+    many = f"{len(lines)} new lines stay {here}, since they may be edits of such lines"
+    return Hold(LIKENESS, f"{many}; the first is {line!r}")
 
 
 def judge_arrivals(there: int, here: int, allowed: int, name: str) -> Hold | None:

@@ -48,7 +48,7 @@ def first_sight(
     text: str, policy: str, live: list[Entry], known: set[bytes], level: int, past: Past = NOTHING
 ) -> list[Levelled]:
     """A file that we never wrote: what of it the document lacks is added; nothing is taken away."""
-    names, levels = _Names(known, grouped(live)), _Levels(level, past)
+    names, levels = _Names(known, grouped(live)), _Levels(level, past, live)
     ops: list[Levelled] = []
     after = None
     for block in parse(text, policy):
@@ -74,7 +74,8 @@ def save(
     half-written save, a file that was away) stays at level 0, also in other words: an editor may empty a file first.
     What was shared, or is like what was and like nothing of level 0, is no edit of what is of level 0.
     """
-    levels = _Levels(level, past)
+    in_base = set(base_ids)
+    levels = _Levels(level, past, [entry for entry in live if entry.id not in in_base])
     return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, levels).result()
 
 
@@ -282,8 +283,9 @@ def _out_of_order(replaced: list[tuple[int, int]], stay: list[tuple[int, int]]) 
 class _Levels:
     """Gives each new block its level, by what was there before."""
 
-    def __init__(self, level: int, past: Past):
-        self._level, self._past = level, past
+    def __init__(self, level: int, past: Past, unseen: list[Entry]):
+        """`unseen`: what the base does not show; the file may have held it, where a crash came between the two."""
+        self._level, self._past, self._unseen = level, past, unseen
         self._left = COMPARED_IN_ALL
 
     def of(self, block: Block) -> int:
@@ -314,7 +316,7 @@ class _Levels:
         )
 
     def _came_back(self, block: Block) -> bool:
-        """Whether it is like something of level 0 that went just now."""
+        """Whether it is like something of level 0 that went just now, or is not known to be in the file."""
         if not self._private_gone:
             return False
         if not self._may_compare(len(self._private_gone)):
@@ -338,7 +340,8 @@ class _Levels:
 
     @cached_property
     def _private_gone(self) -> list[tuple[str, LetterPairs]]:
-        return [(role, LetterPairs(text)) for role, text in self._past.private_gone()]
+        unseen = {(entry.role, entry.text) for entry in self._unseen if entry.private}
+        return [(role, LetterPairs(text)) for role, text in unseen.union(self._past.private_gone())]
 
     @cached_property
     def _shared_gone(self) -> list[tuple[str, LetterPairs]]:

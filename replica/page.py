@@ -159,10 +159,11 @@ def release(clone: Clone, path: str, what: str, *, accept: bool) -> None:
     """
     from replica.cloud import decide
 
-    waiting = [row for row in status.held(clone) if row["path"] == path]
-    if what not in [row["what"] for row in waiting]:
+    meant = next((row for row in status.held(clone) if (row["path"], row["what"]) == (path, what)), None)
+    if meant is None:
         raise NotFound(f"{path!r} is not held back for that any more", hint="look at what is held now")
-    decide.settle(clone, [path], accept=accept)
-    bridge = Bridge(clone)
-    if path in [row["path"] for row in bridge.held()]:
-        bridge.accept([path]) if accept else bridge.reject([path])
+    if meant["reason"] == decide.HELD:
+        decide.settle(clone, [path], accept=accept)
+    else:
+        bridge = Bridge(clone)
+        bridge.accept([path], meant["reason"]) if accept else bridge.reject([path], meant["reason"])

@@ -66,9 +66,11 @@ def unseen(clone: Clone) -> list[dict[str, Any]]:
 def held(clone: Clone) -> list[dict[str, Any]]:
     """What waits for `accept` or `reject`; `since` in milliseconds since 1970."""
     from replica.cloud import decide
+    from replica.files import withheld
 
     rows = clone.store.rows("SELECT path, reason, what, since FROM held ORDER BY path")
-    return [dict(zip(("path", "reason", "what", "since"), row, strict=True)) for row in rows] + decide.held(clone)
+    files = [dict(zip(("path", "reason", "what", "since"), row, strict=True)) for row in rows]
+    return [*files, *withheld.rows(clone), *decide.held(clone)]
 
 
 def private_entries(clone: Clone) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replica.errors import DiskFull, StoreError, UnknownSchema
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x5250_4C43  # "RPLC": tells our files from other SQLite files
 BUSY_TIMEOUT = 15.0  # seconds to wait for another process's transaction
 
@@ -81,6 +81,7 @@ CREATE TABLE files(
     form INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE held(path TEXT PRIMARY KEY, reason TEXT NOT NULL, what TEXT NOT NULL, since INTEGER NOT NULL)
     WITHOUT ROWID;
+CREATE TABLE withheld(path TEXT, id BLOB, since INTEGER NOT NULL, PRIMARY KEY(path, id)) WITHOUT ROWID;
 CREATE TABLE skipped(path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE peers(id BLOB PRIMARY KEY, addresses TEXT, seen INTEGER, vector BLOB, note TEXT) WITHOUT ROWID;
 """
@@ -114,6 +115,9 @@ CREATE TABLE admissions(member BLOB, author INTEGER, seq INTEGER, PRIMARY KEY(me
 INSERT INTO admissions SELECT a.id, c.author, c.seq FROM authors a JOIN authors b ON b.id=a.admitted_by
     JOIN changes c ON c.author=b.n AND c.time=a.admitted_at AND c.kind=1 WHERE a.id<>b.id;
 INSERT OR IGNORE INTO admissions SELECT s.new, a.n, 1 FROM successions s JOIN authors a ON a.id=s.new;
+""",
+    2: """
+CREATE TABLE withheld(path TEXT, id BLOB, since INTEGER NOT NULL, PRIMARY KEY(path, id)) WITHOUT ROWID;
 """,
 }
 

@@ -381,7 +381,10 @@ def _under_headings(clone: Clone, entries: list[Entry], most: int) -> tuple[Quot
 
 
 def _held(clone: Clone) -> tuple[Item, ...]:
+    from replica.files import withheld
+
     rows = clone.store.rows("SELECT path, reason, what FROM held ORDER BY path")
+    rows += [(row["path"], row["reason"], row["what"]) for row in withheld.rows(clone)]
     if has_ledger(clone):
         from replica.cloud import decide
 

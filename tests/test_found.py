@@ -1105,3 +1105,23 @@ def test_a_shared_line_that_is_put_back_in_other_words_beside_a_private_one_stay
         network.share()
         assert read(bob, "notes.md") == "- retries always need jitter\n- tides are told in minutes\n"
         assert private in read(alice, "notes.md") and b"s3cr3t" not in stored_bytes(bob)
+
+
+@pytest.mark.parametrize("had_file", [True, False])
+def test_an_edit_of_a_private_line_that_the_base_does_not_show_stays_private(had_file):
+    """The file was written, the process died, and a person edited the line before the next start (SEED=1202509)."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        shared = "- tides are told in minutes\n" if had_file else ""
+        if had_file:
+            save(alice, "notes.md", shared)
+        network.run("alice")
+        network.share()
+        writing.add(alice, "notes.md", "日本 s3cr3t words", level=0)
+        save(alice, "notes.md", shared + "- 日本 s3cr3t words, mended\n- quite another thing\n")
+        network.run("alice")
+        network.share()
+        assert b"s3cr3t" not in stored_bytes(bob) and read(bob, "notes.md") == shared + "- quite another thing\n"
+        assert "- 日本 s3cr3t words, mended\n" in read(alice, "notes.md")
+        assert [row["reason"] for row in status(alice, None)["held"]] == ["likeness"]

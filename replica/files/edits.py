@@ -10,6 +10,7 @@ from replica.clone import Clone
 from replica.decisions import settled_by_hand
 from replica.documents import Document
 from replica.files.bases import Bases, Row
+from replica.files.withheld import Withheld
 from replica.log import Author
 from replica.places import CONFIG
 
@@ -21,9 +22,9 @@ LAST = 20
 class Edits:
     """Edits the documents of one clone."""
 
-    def __init__(self, clone: Clone, bases: Bases):
+    def __init__(self, clone: Clone, bases: Bases, withheld: Withheld):
         self.clone, self.store, self.root = clone, clone.store, clone.root
-        self.bases = bases
+        self.bases, self.withheld = bases, withheld
 
     def put(self, path: str, text: str) -> guard.Hold | None:
         """Make a document `text`, as the save of a file that showed all of it would. Why not, if the guard says so.
@@ -114,7 +115,10 @@ class Edits:
                 return hold
             ops = settled_by_hand(self.clone, document, saved.ops)
         if ops:
-            self.clone.edit_entries(path, rule.policy, ops)
+            with self.clone.transaction():
+                if rule.level:
+                    self.withheld.note(path, ops, past.private)
+                self.clone.edit_entries(path, rule.policy, ops)
         return None
 
     def _was_private(self) -> set[tuple[str, str]]:

@@ -8,7 +8,7 @@ from replica.blocks import block_id
 from replica.clone import Clone
 from replica.places import CONFIG
 from tests.helpers import conflict_ids, shared_content
-from tests.simulation.people import SECRET, live_marks
+from tests.simulation.people import SECRET, live_marks, marks_in
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process, Simulation
@@ -109,18 +109,22 @@ class Oracle:
         """Every mark that was stored, or left in a file, is in the history; and lives if nobody took it away."""
         bodies = {process.name: _bodies(process.clone) for process in self.members}
         live = {process.name: live_marks(process.clone) for process in self.members}
+        edited = {process.name: _marks_in_private_edits(process.clone) for process in self.members}
         with_secrets = {(known.owner, known.path) for known in self.people.marks.values() if known.secret}
         if "plan_level" in self.people.rules:
             with_secrets |= {(process.name, "docs/plan.md") for process in self.members}
+        ruled = {"docs/plan.md", *(["ideas-buffer.md"] if "ideas" in self.people.rules else [])}
         for mark, known in self.people.marks.items():
             if known.owner in self.simulation.removed:
                 continue
             core, what = mark[1:-1].encode(), f"{mark} in {known.path} of {known.owner}"
             private, shared = bodies[known.owner]
             if known.expected:
-                # What comes in a private entry's place stays private, and a save is taken in under the rules of that
-                # moment, which may be later than those that it was made under.
-                may_stay = (known.owner, known.path) in with_secrets
+                # An edit of a private entry stays private; for other words in its place, a person has decided. A save
+                # is taken in under the rules of that moment, which may be later than those that it was made under.
+                may_stay = (known.owner, known.path) in with_secrets and (
+                    not known.live or known.path in ruled or mark in edited[known.owner]
+                )
                 if known.live or not self.simulation.forgets:
                     # What is folded lives on in a baseline; what was taken away before that is forgotten.
                     folded = self.simulation.forgets and mark in live[known.owner]
@@ -231,6 +235,16 @@ def _secrets(data: bytes) -> set[bytes]:
         end = at + len(SECRET)
         if at >= 2 and data[at - 2 : at] == data[end : end + 2]:
             found.add(data[at - 2 : end + 2])
+    return found
+
+
+def _marks_in_private_edits(clone: Clone) -> set[str]:
+    """The marks in live entries of level 0 that stand where others stood."""
+    found = set()
+    for document in clone.documents.all():
+        for entry in clone.documents.versions(document) if document.policy != "text" else ():
+            if entry.private and entry.roots != {entry.id}:
+                found |= marks_in(entry.text)
     return found
 
 

@@ -16,6 +16,8 @@ from replica.bridge import Bridge
 from replica.clone import Clone
 from replica.config import CADENCES
 from replica.errors import NotFound, ReplicaError, UsageError, WrongPolicy
+from replica.files.withheld import entries
+from replica.guard import LIKENESS
 from replica.places import CONFIG
 
 if TYPE_CHECKING:
@@ -45,8 +47,7 @@ DOCUMENTS = {
     "notes.md": TEXT, "docs/plan.md": TEXT, "private-diary.md": TEXT, "private-buffer.md": UNION,
 }  # fmt: skip
 PRIVATE = ("private-diary.md", "private-buffer.md")
-
-
+WITH_ENTRIES = ("lessons-buffer.md", "ideas-buffer.md", "SESSION_LOG.md")
 WITH_CADENCE = ("docs/plan.md", "activeContext.md", "ideas-buffer.md", "SESSION_LOG.md")
 
 
@@ -145,7 +146,30 @@ class People:
         """One edit of one file, in one of the ways in which editors write."""
         if machine.full:
             return
-        path = self._choose(machine)
+        self._save(machine, self._choose(machine))
+
+    def save_beside_secrets(self, machine: "Machine") -> None:
+        """An edit at the place of an entry of level 0."""
+        paths = [path for path in WITH_ENTRIES if self._may_hold_secrets(machine, path)]
+        if not paths or machine.full:
+            return
+        path = self.random.choice(paths)
+        lines = _text(_read(machine.root / path)).removesuffix("\n").split("\n")
+        secret = self.random.choice([at for at, line in enumerate(lines) if SECRET in line])
+        what = self.random.choice(("edit", "drop", "replace", "edit another", "rewrite"))
+        if what == "edit":
+            lines[secret] += f" {self.mark(machine, path, True)}"
+        elif what == "drop":
+            del lines[secret]
+        elif what == "replace":
+            lines[secret] = self._line(machine, path, self._policy(path), False, lines)
+        elif what == "edit another":
+            self._inside(machine, path, self._policy(path), lines, False)
+        else:
+            self._rewrite(machine, path, self._policy(path), lines, False)
+        self._write(machine, path, "".join(f"{line}\n" for line in lines).encode())
+
+    def _save(self, machine: "Machine", path: str) -> None:
         old = _read(machine.root / path)
         if old is None and self.random.random() < 0.3:
             return
@@ -364,6 +388,13 @@ class People:
     def add(self, machine: "Machine", clone: Clone) -> None:
         path = self.random.choice(tuple(DOCUMENTS))
         secret = path in PRIVATE or (self.random.random() < 0.25 and self._policy(path) in (UNION, LOG))
+        self._add(machine, clone, path, secret)
+
+    def whisper(self, machine: "Machine", clone: Clone) -> None:
+        """An entry of level 0 amid others that everybody has."""
+        self._add(machine, clone, self.random.choice(WITH_ENTRIES), True)
+
+    def _add(self, machine: "Machine", clone: Clone, path: str, secret: bool) -> None:
         rule = clone.rule(path)
         secret = secret or (rule is not None and rule.level == 0)
         mark = self.mark(machine, path, secret)
@@ -417,6 +448,14 @@ class People:
     def decide_held(self, machine: "Machine", clone: Clone) -> None:
         """What the guard holds is let through, or undone."""
         bridge = Bridge(clone, machine.now_ms)
+        withheld = [row["path"] for row in bridge.held() if row["reason"] == LIKENESS]
+        if withheld:
+            path = self.random.choice(withheld)
+            if any(SECRET in entry.text for entry in entries(clone, path, bridge.withheld.ids(path))):
+                bridge.reject([path], LIKENESS)
+            else:
+                self.heard(clone, bridge.accept([path], LIKENESS))
+            return
         if not bridge.held():
             return
         levels = [held["path"] for held in bridge.held() if held["reason"] == "level"]

@@ -98,6 +98,7 @@ class Temper:
         # Drawn apart, so that runs without them are what they were.
         apart = Random(random.getstate()[1][0])
         self.cadences = apart.choice((False, False, True))  # some documents and their files meet now and then
+        self.secrets = apart.choice((0, 0, 0, 1))  # more entries of level 0 amid shared ones, and edits around them
 
 
 class Simulation:
@@ -186,6 +187,7 @@ class Simulation:
             (self._join, 1.5 * t.members), (self._remove, 0.7 * t.members * (not t.backups)),
             (self._rules, 2 * t.rules), (self._compact, 10 * t.folds),
             (self._back_up, 6 * t.backups), (self._restore, 6 * t.backups), (self._twin, t.backups),
+            (self._whisper, 35 * t.secrets),
         ]  # fmt: skip
 
     def _begin(self) -> None:
@@ -307,6 +309,12 @@ class Simulation:
 
     def _save(self) -> None:
         self.people.save(self.random.choice(list(self.machines.values())))
+
+    def _whisper(self) -> None:
+        if self.random.random() < 0.5:
+            self.people.save_beside_secrets(self.random.choice(list(self.machines.values())))
+        elif (name := self._somebody()) is not None:
+            self.command(name, self.people.whisper)
 
     def _finish_saving(self) -> None:
         self.people.finish_saving(self.random.choice(list(self.machines.values())), most=1)

@@ -1,5 +1,5 @@
 PRAGMA application_id=1380994115;
-PRAGMA user_version=2;
+PRAGMA user_version=3;
 CREATE INDEX adds_of_document ON adds(doc);
 CREATE INDEX changes_of_document ON changes(doc, n) WHERE doc IS NOT NULL;
 CREATE INDEX documents_changed ON documents(changed);
@@ -44,3 +44,4 @@ CREATE TABLE removals(
 CREATE TABLE skipped(path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE successions(old BLOB, new BLOB, why TEXT NOT NULL, PRIMARY KEY(old, new)) WITHOUT ROWID;
 CREATE TABLE texts(doc INTEGER PRIMARY KEY, change INTEGER NOT NULL, text TEXT NOT NULL, state BLOB NOT NULL);
+CREATE TABLE withheld(path TEXT, id BLOB, since INTEGER NOT NULL, PRIMARY KEY(path, id)) WITHOUT ROWID;
