@@ -1085,6 +1085,24 @@ def test_a_line_that_has_little_of_a_private_one_that_went_is_shared():
         assert b"4711" not in stored_bytes(bob)
 
 
+def test_a_private_line_that_went_is_known_in_other_words_when_its_changes_are_folded():
+    """SEED=1217104."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", AT_ONCE + UNION)
+        save(alice, "notes.md", "- tides are told in minutes\n")
+        network.run("alice")
+        writing.add(alice, "notes.md", "日本 s3cr3t words", level=0)
+        network.share()
+        save(alice, "notes.md", "- tides are told in minutes\n")
+        network.share()
+        acknowledged(network)
+        assert compact.compact(alice).folded
+        save(alice, "notes.md", "- tides are told in minutes\n- 日本 s3cr3t words, mended\n")
+        network.share()
+        assert b"s3cr3t" not in stored_bytes(bob) and "s3cr3t words, mended" in read(alice, "notes.md")
+
+
 @pytest.mark.parametrize("private", ["", "- of s3cr3t things\n"])
 def test_a_shared_line_that_is_put_back_in_other_words_beside_a_private_one_stays_shared(private):
     """An editor empties a file, a private line comes into it, and the editor writes on (SEED=900390)."""

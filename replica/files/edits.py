@@ -144,25 +144,27 @@ class Edits:
         )  # fmt: skip
 
     def _gone_lately(self, doc: int | None, by: Author | None = None) -> set[tuple[str, str]]:
-        """Roles and texts of the blocks that the last changes of a document took out: of all, or `by` one author."""
+        """Roles and texts of the blocks that the last changes of a document took out: of all, or `by` one author.
+
+        When those went that are folded away, the log says no more: of these the youngest count.
+        """
         who, all_of_it = ("AND author=?", (doc, by.n, LAST)) if by else ("", (doc, LAST))
         after = self.store.value(
             f"SELECT min(n) FROM (SELECT n FROM changes WHERE doc=? {who} ORDER BY n DESC LIMIT ?)", all_of_it
         )
-        if after is None:
-            return set()
         gone, deleted = set(), 0
-        for stored in self.clone.log.changes_of(doc, after - 1, by=by):
+        for stored in self.clone.log.changes_of(doc, after - 1, by=by) if after is not None else ():
             if stored.change.kind is Kind.DELETE:
                 deleted = stored.n
             elif stored.change.kind is Kind.ENTRIES:
                 gone.update(dot for op in stored.change.payload if isinstance(op, Remove) for dot in op.kills)
         name = self.clone.log.author_n
-        return {
+        folded = self.store.rows("SELECT role, text FROM adds WHERE doc=? AND folded=2 ORDER BY n DESC", (doc,))[:LAST]
+        return set(folded).union(
             (role, text) for author, seq, idx, change, role, text in self.store.rows(
                 "SELECT author, seq, idx, change, role, text FROM adds WHERE doc=?", (doc,)
             ) if change < deleted or Dot(name(author).id, seq, idx) in gone
-        }  # fmt: skip
+        )  # fmt: skip
 
     def _exist(self, path: str, rule) -> None:
         """An empty file is a document without entries: one that comes and goes makes it known."""
