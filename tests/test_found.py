@@ -1143,3 +1143,31 @@ def test_an_edit_of_a_private_line_that_the_base_does_not_show_stays_private(had
         assert b"s3cr3t" not in stored_bytes(bob) and read(bob, "notes.md") == shared + "- quite another thing\n"
         assert "- 日本 s3cr3t words, mended\n" in read(alice, "notes.md")
         assert [row["reason"] for row in status(alice, None)["held"]] == ["likeness"]
+
+
+def test_a_save_in_the_tick_in_which_we_wrote_the_file_is_noticed():
+    """Of the same size, in place: until the clock of the file system ticks, it had the stamp of ours (SEED=1214076)."""
+    tick, fdopen = 1_700_000_000_000_000_000, os.fdopen
+
+    @contextmanager
+    def stamped(*arguments):
+        with fdopen(*arguments) as file:
+            yield file
+            file.flush()
+            os.utime(file.fileno(), ns=(tick, tick))
+
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- one\n- two\n")
+        network.share()
+        save(bob, "notes.md", "- one\n- 2\n- three\n")
+        network.run("bob")
+        network.sync("alice", "bob")
+        with mock.patch.object(folder.os, "fdopen", stamped):
+            assert network.run("alice").written == ["notes.md"]
+        file = save(alice, "notes.md", "- ONE\n- 2\n- three\n")
+        os.utime(file, ns=(tick, tick))
+        assert network.run("alice").taken == ["notes.md"]
+        network.share()
+        assert read(bob, "notes.md") == "- ONE\n- 2\n- three\n"
