@@ -5,7 +5,7 @@ the document as it is now; others' changes since then are not ours to undo.
 """
 
 from bisect import bisect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,9 +25,9 @@ Words = Callable[[], Collection[tuple[str, str]]]
 
 
 class Past(NamedTuple):
-    """What was in the document before, by level. Asked only when a block is new: most saves add nothing, or little."""
+    """What was in the document before, by level. Asked only where a block is new or edited."""
 
-    private: Words = tuple  # what was ever of level 0, and never shared
+    private: Callable[[], Container[tuple[str, str]]] = tuple  # what was ever of level 0, and never shared
     shared: Words = tuple  # what was ever shared
     private_gone: Words = tuple  # of level 0, and taken out here a short time ago
     shared_gone: Words = tuple  # shared, and taken out here a short time ago
@@ -211,11 +211,12 @@ class _Saving:
         return Edits(edits.kept, sorted([*replaced, *found.items()]), sorted(removed), added), like
 
     def _part_from_private(self) -> None:
-        """What was shared is no edit of a level-0 entry, wherever it comes to stand."""
-        edits = self.edits
+        """What was shared is no edit of a level-0 entry, nor what was of level 0 one of a shared entry."""
+        edits, levels = self.edits, self.levels
         apart = {
             (i, j) for i, j in edits.replaced
-            if self._private(i) and self.levels.is_shared(self.new[j], [LetterPairs(self.base[i].text)])
+            if (levels.is_shared(self.new[j], [LetterPairs(self.base[i].text)]) if self._private(i)
+                else levels.is_private(self.new[j], self.base[i]))
         }  # fmt: skip
         if apart:
             self.edits = Edits(
@@ -289,11 +290,16 @@ class _Levels:
         self._left = COMPARED_IN_ALL
 
     def of(self, block: Block) -> int:
-        if not self._level:
-            return 0
-        if (block.role, block.text) in self._private or (self._came_back(block) and not self._was_shared(block)):
-            return 0
-        return self._level
+        return 0 if not self._level or self._is_known(block) or self._came_back(block) else self._level
+
+    def is_private(self, block: Block, before: Block) -> bool:
+        """Whether it came back from level 0, rather than be an edit of `before`."""
+        return bool(self._level) and (
+            self._is_known(block) or self._came_back(block, LetterPairs(block.text).likeness(LetterPairs(before.text)))
+        )
+
+    def _is_known(self, block: Block) -> bool:
+        return (block.role, block.text) in self._private
 
     def is_shared(self, block: Block, private: list[LetterPairs]) -> bool:
         """Whether others have it: in these words, or in such that it is an edit of them and of none of `private`.
@@ -315,15 +321,21 @@ class _Levels:
             its.likeness(pairs) < SIMILAR and its.overlap(pairs) < max(OVERLAPPING, *alike) for pairs in private
         )
 
-    def _came_back(self, block: Block) -> bool:
-        """Whether it is like something of level 0 that went just now, or is not known to be in the file."""
-        if not self._private_gone:
+    def _came_back(self, block: Block, likeness: float = 0.0) -> bool:
+        """Whether it is like something of level 0 that went just now, or is not known to be in the file.
+
+        More than `likeness`; and it was never shared.
+        """
+        if not self._private_gone or self._was_shared(block):
             return False
         if not self._may_compare(len(self._private_gone)):
             return True  # nothing new is shared
         # Not by the share of the shorter one, too: this is remembered for long, and short lines have that by chance.
         its = LetterPairs(block.text)
-        return any(role == block.role and its.likeness(pairs) >= SIMILAR for role, pairs in self._private_gone)
+        return any(
+            role == block.role and its.likeness(pairs) >= SIMILAR and its.likeness(pairs) > likeness
+            for role, pairs in self._private_gone
+        )
 
     def _may_compare(self, count: int) -> bool:
         """Whether that many comparisons are left."""
@@ -331,7 +343,7 @@ class _Levels:
         return self._left >= 0
 
     @cached_property
-    def _private(self) -> Collection[tuple[str, str]]:
+    def _private(self) -> Container[tuple[str, str]]:
         return self._past.private()
 
     @cached_property

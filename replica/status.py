@@ -169,6 +169,7 @@ def checks(clone: Clone, now_ms: int | None = None) -> Iterator[Check]:
     yield _held(clone)
     yield _markers(clone)
     yield _conflicts(clone)
+    yield _set_aside(clone)
     yield from _faults(clone)
 
 
@@ -306,6 +307,18 @@ def _conflicts(clone: Clone) -> Check:
         words = "1 waits" if count == 1 else f"{count} wait"
         return Check("conflicts", "note", f"{words} for a decision", "see `replica conflicts`")
     return Check("conflicts", "ok", "none is open")
+
+
+def _set_aside(clone: Clone) -> Check:
+    """Each time the clone is brought back, its whole store is kept: nobody but a person can tell until when."""
+    needed = state.aside if (state := rejoin.under_way(clone.store)) else None
+    kept = sorted(file for file in (clone.root / FOLDER / rejoin.ASIDE).glob("*.db") if file.name != needed)
+    if not kept:
+        return Check("set aside", "ok", "no former store is kept")
+    size = sum(file.stat().st_size for file in kept) / 1e6
+    stores = "1 former store" if len(kept) == 1 else f"{len(kept)} former stores"
+    what = f"{stores} of {size:,.1f} MB in {FOLDER}/{rejoin.ASIDE}, the oldest of them {kept[0].name}"
+    return Check("set aside", "note", what, "delete those that you do not need any more")
 
 
 def _faults(clone: Clone) -> Iterator[Check]:

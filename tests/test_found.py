@@ -1171,3 +1171,24 @@ def test_a_save_in_the_tick_in_which_we_wrote_the_file_is_noticed():
         assert network.run("alice").taken == ["notes.md"]
         network.share()
         assert read(bob, "notes.md") == "- ONE\n- 2\n- three\n"
+
+
+@pytest.mark.parametrize("again", ["- 日本 s3cr3t words", "- 日本 s3cr3t words, mended"])
+def test_a_private_line_that_comes_back_where_a_shared_one_stood_is_no_edit_of_that(again):
+    """SEED=1222494."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        network.run("alice")
+        writing.add(alice, "notes.md", "日本 s3cr3t words", level=0)
+        network.run("alice")
+        save(alice, "notes.md", "")
+        network.run("alice")
+        network.now += 2 * SECOND_LOOK
+        network.run("alice")
+        save(alice, "notes.md", "- tides are told in minutes\n- and 日本\n")
+        network.share()
+        save(alice, "notes.md", f"- tides are told in hours\n{again}\n")
+        network.share()
+        assert b"s3cr3t" not in stored_bytes(bob) and read(bob, "notes.md") == "- tides are told in hours\n"
+        assert again in read(alice, "notes.md")

@@ -2,9 +2,10 @@
 
 import shutil
 
+import msgpack
 import pytest
 
-from replica import bundle, compact, copies, log, rejoin
+from replica import bundle, compact, copies, log, rejoin, status
 from replica.changes import Kind, Remove
 from replica.clone import Clone
 from replica.errors import DocumentNotFound, StoreError
@@ -101,6 +102,22 @@ def test_what_was_set_aside_is_kept(network):
     talk(one, network["two"])
     (aside,) = (one.root / ".replica" / rejoin.ASIDE).iterdir()
     assert b"written after" in aside.read_bytes()
+
+
+def test_what_was_set_aside_is_told_once_it_is_not_needed_any_more(network):
+    one = forked(network)
+
+    def told() -> status.Check:
+        (check,) = [check for check in status.checks(one) if check.name == "set aside"]
+        return check
+
+    assert told().state == "ok"
+    talk(one, network["two"])
+    network.meet_all()
+    (aside,) = (one.root / ".replica" / rejoin.ASIDE).iterdir()
+    assert told().state == "note" and "1 former store of" in told().what and aside.name in told().what
+    one.store.set_meta("rejoin", msgpack.packb(["fork", aside.name, {}, 0]))  # as while it is being brought back
+    assert told().state == "ok"
 
 
 def test_a_fork_that_has_spread_is_healed_everywhere(network):

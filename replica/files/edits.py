@@ -3,6 +3,8 @@
 Entries by replica/intake.py, texts by replica/textdiff.py. Nothing here reads or writes a file.
 """
 
+from functools import cached_property
+
 from replica import guard, intake, markers
 from replica.blocks import parse
 from replica.changes import Add, Dot, Kind, Remove
@@ -13,6 +15,7 @@ from replica.files.bases import Bases, Row
 from replica.files.withheld import Withheld
 from replica.log import Author
 from replica.places import CONFIG
+from replica.store import Store
 
 # An editor that empties a file first may write its lines back in other words: so many of the last changes of a document
 # at level 0 are looked at for what they took away. Clocks jump; so this is no time.
@@ -121,25 +124,26 @@ class Edits:
                 self.clone.edit_entries(path, rule.policy, ops)
         return None
 
-    def _was_private(self) -> set[tuple[str, str]]:
+    def _was_private(self) -> "_OnlyPrivate":
         """Roles and texts of the blocks that were ever of level 0 here amid a shared document, and nobody shared.
 
         Not those of documents that are of level 0 as a whole: to copy a line from there is to share it.
         """
-        rows = self.store.rows(
-            "SELECT path, role, text FROM adds JOIN documents d ON d.n=doc WHERE private=1 AND (role, text) NOT IN"
-            " (SELECT role, text FROM adds JOIN documents d ON d.n=doc WHERE private=0)"
-        )
-        rules = {path: self.clone.rule(path) for path, *_ in rows}
-        return {(role, text) for path, role, text in rows if rules[path] is None or rules[path].level}
+        rows = self.store.rows("SELECT path, role, text FROM adds JOIN documents d ON d.n=doc WHERE private=1")
+        rules = {path: self.clone.rule(path) for path in {path for path, *_ in rows}}
+        words = {(role, text) for path, role, text in rows if rules[path] is None or rules[path].level}
+        return _OnlyPrivate(self.store, words)
 
     def _past(self, document: Document) -> intake.Past:
         def shared() -> set[tuple[str, str]]:
             return set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,)))
 
+        def private_gone() -> set[tuple[str, str]]:
+            gone = self._gone_lately(document.private) if document.private is not None else set()
+            return gone and gone - shared()
+
         return intake.Past(
-            self._was_private, shared,
-            lambda: self._gone_lately(document.private) - shared(),
+            self._was_private, shared, private_gone,
             lambda: self._gone_lately(document.shared, self.clone.log.author(self.clone.identity.id)),
         )  # fmt: skip
 
@@ -179,3 +183,18 @@ class Edits:
             return None
         limits = self.clone.config.guard
         return guard.judge_branch(switched, removes) or guard.judge_removal(gone, before, limits, what)
+
+
+class _OnlyPrivate:
+    """Words that were of level 0, without those that were shared as well: asked of all documents, so only on a hit."""
+
+    def __init__(self, store: Store, words: set[tuple[str, str]]):
+        self._store, self._words = store, words
+
+    def __contains__(self, words: tuple[str, str]) -> bool:
+        return words in self._words and words not in self._shared
+
+    @cached_property
+    def _shared(self) -> set[tuple[str, str]]:
+        rows = self._store.execute("SELECT role, text FROM adds JOIN documents d ON d.n=doc WHERE private=0")
+        return {row for row in rows if row in self._words}
