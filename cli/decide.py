@@ -24,11 +24,12 @@ from cli.common import (
     text_or_stdin,
     words,
 )
-from replica.errors import ReplicaError
+from replica.errors import ReplicaError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from replica.bridge import Bridge
     from replica.clone import Clone
 
 
@@ -272,58 +273,78 @@ def _edited(folder, id: str) -> "tuple[str | None, Path]":
     return text, file
 
 
-def accept(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
+Line = Annotated[
+    list[str] | None,
+    typer.Option("--line", metavar="ID", help="A line of level 0 of that file, as `replica status` lists it."),
+]
+
+
+def accept(files: Documents = None, line: Line = None, folder: Dir = None, json: Json = False) -> None:
     """Let through what the guard holds back.
 
-    What the files say becomes the documents. What a cloud memory has lost is taken away here, too. Lines that are kept
-    at level 0 for their likeness are shared, where their file is named.
+    What the files say becomes the documents. What a cloud memory has lost is taken away here, too. A line that stays on
+    this clone since it may be one of level 0 is shared where it is named.
 
     Example: replica accept lessons-buffer.md
     """
-    from replica.bridge import Bridge
-    from replica.cloud import decide
-
-    with opened(folder) as clone:
-        chosen = [document_path(clone, path) for path in files or []]
-        bridge = Bridge(clone)
-        gone = decide.settle(clone, chosen, accept=True)
-        waiting = {row["path"] for row in bridge.held()}
-        files = [path for path in chosen if path not in gone or path in waiting]
-        if (waiting and not chosen) or files:
-            bridge.accept(files)
-        left = [*bridge.held(), *decide.held(clone)]
-        publish(clone)
-    _tell(json, "accepted", sorted((waiting | set(gone)) - {row["path"] for row in left}), left)
+    _decide(files or [], line or [], folder, json, accept=True)
 
 
-def reject(files: Documents = None, folder: Dir = None, json: Json = False) -> None:
+def reject(files: Documents = None, line: Line = None, folder: Dir = None, json: Json = False) -> None:
     """Undo what the guard holds back.
 
     The files become the documents again. What they held is kept in .replica/rejected. What a cloud memory has lost is
-    stored there again with the next export. Lines that are kept at level 0 for their likeness stay there, where their
-    file is named.
+    stored there again with the next export. A line that may be one of level 0 stays on this clone where it is named.
 
     Example: replica reject lessons-buffer.md
     """
+    _decide(files or [], line or [], folder, json, accept=False)
+
+
+def _decide(files: list[str], lines: list[str], folder, json: bool, *, accept: bool) -> None:
     from replica.bridge import Bridge
     from replica.cloud import decide
 
     with opened(folder) as clone:
-        chosen = [document_path(clone, path) for path in files or []]
-        bridge = Bridge(clone)
-        again = decide.settle(clone, chosen, accept=False)
-        waiting = {row["path"] for row in bridge.held()}
-        files = [path for path in chosen if path not in again or path in waiting]
-        done = bridge.reject(files) if files or (waiting and not chosen) else []
-        left = [*bridge.held(), *decide.held(clone)]
+        chosen, bridge = [document_path(clone, path) for path in files], Bridge(clone)
+        if lines:
+            done = _decide_lines(bridge, chosen, lines, accept=accept)
+        else:
+            done = _decide_files(clone, bridge, chosen, accept=accept)
+        files_left = [row["path"] for row in [*bridge.holds.held(), *decide.held(clone)]]
+        lines_left = bridge.withheld.rows()
         publish(clone)
-    _tell(json, "rejected", sorted({*done, *again}), left)
+    _tell("accepted" if accept else "rejected", done, files_left, lines_left, json=json)
 
 
-def _tell(json: bool, what: str, done: list[str], rows: list[dict]) -> None:
-    from replica import guard
+def _decide_lines(bridge: "Bridge", chosen: list[str], lines: list[str], *, accept: bool) -> list[str]:
+    if len(chosen) != 1:
+        raise UsageError("--line needs the one file that it is in", hint="replica accept lessons-buffer.md --line 3f9c")
+    (bridge.accept_lines if accept else bridge.reject_lines)(chosen[0], lines)
+    return chosen
 
-    left = list(dict.fromkeys(row["path"] for row in rows))
+
+def _decide_files(clone: "Clone", bridge: "Bridge", chosen: list[str], *, accept: bool) -> list[str]:
+    from replica.cloud import decide
+
+    waiting = {row["path"] for row in bridge.holds.held()}
+    in_cloud = {row["path"] for row in decide.held(clone)}
+    for path in set(chosen) - waiting - in_cloud:
+        with_lines = bridge.withheld.rows([path])
+        if with_lines:
+            command = f"replica {'accept' if accept else 'reject'} {path} --line {with_lines[0]['line'][:12]}"
+            raise UsageError(f"of {path!r} lines wait: name each that you mean", hint=f"`{command}`")
+        bridge.holds.chosen([path])  # it is not held
+    settled = decide.settle(clone, chosen, accept=accept)
+    files = [path for path in chosen if path in waiting]
+    if files or (waiting and not chosen):
+        (bridge.accept if accept else bridge.reject)(files)
+    left = {row["path"] for row in [*bridge.holds.held(), *decide.held(clone)]}
+    return sorted((set(files or ([] if chosen else waiting)) | set(settled)) - left)
+
+
+def _tell(what: str, done: list[str], files: list[str], lines: list[dict], *, json: bool) -> None:
+    left = list(dict.fromkeys([*files, *(row["path"] for row in lines)]))
     if json:
         emit({what: done, "held": left})
         return
@@ -331,7 +352,7 @@ def _tell(json: bool, what: str, done: list[str], rows: list[dict]) -> None:
         words(f"{what}: {path}")
     if not done:
         words("nothing is held back" if not left else "nothing changed")
-    if left:
-        words(f"still held: {', '.join(left)}")
-    for path in [row["path"] for row in rows if row["reason"] == guard.LIKENESS]:
-        words(f"lines of {path} stay on this clone: name it to decide (`replica accept {path}` shares them)")
+    if files:
+        words(f"still held: {', '.join(dict.fromkeys(files))}")
+    for row in lines:
+        words(f"{row['path']}: a line {row['what']} (`--line {row['line'][:12]}`)")

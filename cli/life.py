@@ -207,7 +207,11 @@ def _tell_status(found: dict[str, Any]) -> None:
     if found["conflicts"]:
         data(f"conflicts   {found['conflicts']} wait for a decision (`replica conflicts`)")
     for row in found["held"]:
-        data(f"held        {row['path']}: {row['what']} (`replica accept` or `replica reject`)")
+        if "line" in row:
+            data(f"held        {row['path']}: a line {row['what']}")
+            data(f"            `replica accept {row['path']} --line {row['line'][:12]}` shares it, `reject` keeps it")
+        else:
+            data(f"held        {row['path']}: {row['what']} (`replica accept` or `replica reject`)")
     for row in found["skipped"]:
         data(f"skipped     {row['path']}: {row['reason']}")
     for row in found["harvest"]:

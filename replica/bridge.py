@@ -5,7 +5,7 @@ then write what the log has brought. Here is when that happens and in which orde
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from replica.files.intents import Intents
 from replica.files.report import Report
 from replica.files.rules import Rules
 from replica.files.saves import Saves
-from replica.files.withheld import Withheld
 from replica.places import CONFIG, FOLDER
 from replica.rejoin import under_way
+from replica.withheld import Withheld
 
 
 class Bridge:
@@ -109,9 +109,12 @@ class Bridge:
 
     def _tell_withheld(self, report: Report) -> None:
         """Behind what is held: nothing waits for it."""
-        for row in self.withheld.rows() if report.taken else ():
-            if row["path"] in report.taken:
-                report.held.setdefault(row["path"], row["what"])
+        found: dict[str, list[str]] = {}
+        for row in self.withheld.rows(report.taken) if report.taken else ():
+            found.setdefault(row["path"], []).append(row["what"])
+        for path, lines in found.items():
+            more = f", and {len(lines) - 1} more lines do" if len(lines) > 1 else ""
+            report.held.setdefault(path, f"a line {lines[0]}{more} (`replica status` lists them)")
 
     def _has_workspace(self) -> bool:
         """Whether anything can be taken in yet: a join may have ended before the first sync, which comes first then."""
@@ -223,38 +226,33 @@ class Bridge:
     def held(self) -> list[dict]:
         """What waits for `accept` or `reject`: path, reason, what, since (milliseconds since 1970).
 
-        A path may be there twice: its file is held, and lines of it are withheld.
+        Of lines that are withheld each has a row, with its id as `line`; those wait for `accept_lines`.
         """
         return [*self.holds.held(), *self.withheld.rows()]
 
-    def accept(self, chosen: list[str], reason: str | None = None) -> Report:
-        """Let through what is held: what the files say becomes the documents.
-
-        `chosen`: of these paths alone, and `reason`: for this reason alone. What is withheld is shared only where its
-        path is among the chosen.
-        """
-        force, _ = self._chosen(chosen, reason, self.withheld.share)
+    def accept(self, chosen: list[str]) -> Report:
+        """Let through what the guard holds: what the files say becomes the documents."""
+        force = self.holds.chosen(chosen)
         self.arrivals.decide(force, wanted=True)
         report = self.run(documents=force, force=force, wait=True)
         self._decided(force)
         return report
 
-    def _chosen(
-        self, chosen: list[str], reason: str | None, settle: Callable[[str, set[bytes]], None]
-    ) -> tuple[set[str], set[str]]:
-        """What of it is held, and what was withheld of it and is settled now."""
-        withheld = {row["path"] for row in self.withheld.rows()}.intersection(chosen)
-        settled = withheld if reason in (None, guard.LIKENESS) else set()
-        if settled:
-            with self._turn():
-                meant = {path: self.withheld.ids(path) for path in sorted(settled)}
-                self.run(documents=settled)  # what was saved meanwhile comes first: a line may be gone, or another
-                for path, ids in meant.items():
-                    settle(path, ids)
-        held = {row["path"] for row in self.holds.held()}
-        rest = [path for path in chosen if path not in withheld or path in held]
-        held = self.holds.chosen(rest) if (rest or not chosen) and reason != guard.LIKENESS else set()
-        return held, settled
+    def accept_lines(self, path: str, lines: list[str]) -> Report:
+        """Share lines of level 0 of a document, named by the beginnings of their ids.
+
+        Raises NotFound, and shares none: one of them is not there, in these words.
+        """
+        with self._turn():
+            self.run(documents=[path])  # what was saved meanwhile comes first: a line may be gone, or another
+            self.withheld.share(path, [self.withheld.find(path, line) for line in lines])
+            return self.run(documents=[path])
+
+    def reject_lines(self, path: str, lines: list[str]) -> None:
+        """Keep lines of a document at level 0 for good; as `accept_lines`."""
+        with self._turn():
+            self.run(documents=[path])
+            self.withheld.keep(path, [self.withheld.find(path, line) for line in lines])
 
     def _decided(self, paths: set[str]) -> None:
         """When no file is held on account of a branch any more, the branch that is checked out is the usual one."""
@@ -263,18 +261,17 @@ class Bridge:
             if not self.store.value("SELECT 1 FROM held WHERE reason='branch'"):
                 cadence.looked(self.store, {rule.cadence for rule in rules}, folder.git_head(self.root))
 
-    def reject(self, chosen: list[str], reason: str | None = None) -> list[str]:
+    def reject(self, chosen: list[str]) -> list[str]:
         """Undo what is held: the files become the documents again. What they held is kept beside the store.
 
         Of a file whose new policy would share what is of level 0, that stays here, in no file, until the policy is the
-        old one again; the rest moves on. What is withheld stays where it is, at level 0, and is no longer listed.
+        old one again; the rest moves on.
         """
         with self._turn():
-            rejected, settled = self._chosen(chosen, reason, self.withheld.keep)
-            return sorted({*self._reject(rejected), *settled})
+            return self._reject(chosen)
 
-    def _reject(self, rejected: set[str]) -> list[str]:
-        done = []
+    def _reject(self, chosen: list[str]) -> list[str]:
+        done, rejected = [], self.holds.chosen(chosen)
         reasons = {row["path"]: row["reason"] for row in self.holds.held()}
         self.arrivals.decide(rejected, wanted=False)
         for path in sorted(rejected):

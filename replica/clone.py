@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replica import changes, clock, copies
+from replica import changes, clock, copies, withheld
 from replica.changes import Add, Kind, Remove, Signed, clean_name
 from replica.disk import flush_folder
 from replica.documents import Document, Documents, Entry
@@ -407,6 +407,9 @@ class Clone:
         """Append entry operations, each with its level: level 0 in the private chain, the others in the shared one."""
         written = []
         with self.transaction():
+            hidden = [op for level, op in ops if level == 0 and isinstance(op, Add)]
+            if hidden:
+                withheld.follow(self.store, self.log, path, hidden)
             split = [part for level, op in ops for part in self._by_chain(level, op)]
             for private in (False, True):
                 chosen = [op for level, op in split if (level == 0) == private]

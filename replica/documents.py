@@ -164,15 +164,20 @@ class Documents:
         """The visible blocks in order. Of policy `latest` only the newest version."""
         nodes, live = self._read(document)
         if document.policy == "latest":
-            return sorted(live.values(), key=_newest)[-1:]
+            return self.versions(document)[-1:]
         if document.policy == "log":
             return sorted(live.values(), key=_newest)
         by_place = {entry.place: entry for entry in live.values()}
         return [by_place[place] for place in order(nodes) if place in by_place]
 
     def versions(self, document: Document) -> list[Entry]:
-        """All live blocks, newest last; of policy `latest` the shown one and those that wait."""
-        return sorted(self._read(document)[1].values(), key=_newest)
+        """All live blocks, newest last; of policy `latest` the shown one and those that wait.
+
+        Of a `latest` document that went on at level 0, those of level 0 alone, as of a text.
+        """
+        live = sorted(self._read(document)[1].values(), key=_newest)
+        private = [entry for entry in live if entry.private] if document.policy == "latest" else []
+        return private or live
 
     def _read(self, document: Document) -> tuple[list[Node], dict[bytes, Entry]]:
         """Every place there ever was, to be ordered, and the live blocks. Raises DamagedRecord."""

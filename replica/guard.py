@@ -10,8 +10,8 @@ from replica.config import Guard
 # Files here that one other clone wrote last, before new ones of it wait for a person. Not in replica.toml: that file is
 # shared, so whoever makes a million documents could raise it for everyone. The largest memory we know of has 1,200.
 ARRIVALS = 10_000
-LIKENESS = "likeness"  # the reason of lines that are withheld (replica/files/withheld.py)
-QUOTED = 60  # characters of a line that are shown of it
+LIKENESS = "likeness"  # the reason of lines that are withheld (replica/withheld.py)
+QUOTED = 100  # characters of a line that are shown of it
 
 
 class Hold(NamedTuple):
@@ -57,14 +57,10 @@ def judge_sharing(private: int, policy: str) -> Hold | None:
     return None
 
 
-def judge_likeness(lines: list[str]) -> Hold:
-    """What may be lines of level 0 in other words is not shared, though its file is."""
-    line = lines[0] if len(lines[0]) <= QUOTED else f"{lines[0][:QUOTED]}…"
-    here = "on this clone (level 0)"
-    if len(lines) == 1:
-        return Hold(LIKENESS, f"a new line stays {here}, since it may be an edit of such a line: {line!r}")
-    many = f"{len(lines)} new lines stay {here}, since they may be edits of such lines"
-    return Hold(LIKENESS, f"{many}; the first is {line!r}")
+def judge_likeness(text: str) -> Hold:
+    """What may be a line of level 0 in other words is not shared, though its file is."""
+    line = text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
+    return Hold(LIKENESS, f"stays on this clone (level 0), since it may be such a line in other words: {line!r}")
 
 
 def judge_arrivals(there: int, here: int, allowed: int, name: str) -> Hold | None:

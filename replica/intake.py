@@ -5,35 +5,21 @@ the document as it is now; others' changes since then are not ours to undo.
 """
 
 from bisect import bisect
-from collections.abc import Callable, Collection, Container
 from functools import cached_property
 from typing import NamedTuple
 
-from replica.blocks import COMPARED_IN_ALL, SIMILAR, Block, Edits, LetterPairs, block_id, pair, parse
+from replica.blocks import Block, Edits, block_id, pair, parse
 from replica.changes import Add, Dot, Remove
 from replica.documents import Entry
 from replica.filetext import ascending
+from replica.levels import NOTHING, Levels, Past, Verdict
+from replica.likeness import OF_NEAR, Texts, normal, runs, share
 from replica.materialise import place_of
 
 Levelled = tuple[int, Add | Remove]  # the level that the operation is written at
 
-OVERLAPPING = 0.6  # share of the shorter text from which a new block may repeat a level-0 entry that changed
+CARRIED = 0.5  # share of a shared entry that went from which a block of level 0 has it in it
 UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
-
-# Roles and texts of blocks.
-Words = Callable[[], Collection[tuple[str, str]]]
-
-
-class Past(NamedTuple):
-    """What was in the document before, by level. Asked only where a block is new or edited."""
-
-    private: Callable[[], Container[tuple[str, str]]] = tuple  # what was ever of level 0, and never shared
-    shared: Words = tuple  # what was ever shared
-    private_gone: Words = tuple  # of level 0, and taken out here a short time ago
-    shared_gone: Words = tuple  # shared, and taken out here a short time ago
-
-
-NOTHING = Past()
 
 
 class Save(NamedTuple):
@@ -42,25 +28,28 @@ class Save(NamedTuple):
     ops: list[Levelled]
     removed: int  # entries that are gone
     past: bool  # something that was there was edited, removed or moved
+    doubted: list[Add]  # operations of level 0 that a person has to decide on
 
 
-def first_sight(
-    text: str, policy: str, live: list[Entry], known: set[bytes], level: int, past: Past = NOTHING
-) -> list[Levelled]:
+def first_sight(text: str, policy: str, live: list[Entry], known: set[bytes], level: int, past: Past = NOTHING) -> Save:
     """A file that we never wrote: what of it the document lacks is added; nothing is taken away."""
-    names, levels = _Names(known, grouped(live)), _Levels(level, past, live)
+    names, levels = _Names(known, grouped(live)), Levels(level, past, live)
     ops: list[Levelled] = []
+    doubted: list[Add] = []
     after = None
     for block in parse(text, policy):
         same = names.live_twin(block)
         if same is not None:
             after = after if same.private and level else same.place
             continue
-        occurrence, its = names.free(block), levels.of(block)
-        ops.append((its, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
-        if its or not level:  # what is shared never names the place of what is not
+        occurrence, verdict = names.free(block), levels.judge(block)
+        add = Add(block.role, block.text, occurrence, block.lead, after, (), {})
+        ops.append((verdict.level, add))
+        if verdict.in_doubt:
+            doubted.append(add)
+        if verdict.level or not level:  # what is shared never names the place of what is not
             after = block_id(block.role, block.text, occurrence)
-    return ops
+    return Save(ops, 0, False, doubted)
 
 
 def save(
@@ -72,23 +61,21 @@ def save(
     `live` are the entries of the document now, `known` the ids of all it ever had, `seen` the row of the log up to
     which `base` showed the document: only what was seen is taken away. What of level 0 went and comes back (an undo, a
     half-written save, a file that was away) stays at level 0, also in other words: an editor may empty a file first.
-    What was shared, or is like what was and like nothing of level 0, is no edit of what is of level 0.
     """
-    in_base = set(base_ids)
-    levels = _Levels(level, past, [entry for entry in live if entry.id not in in_base])
-    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, levels).result()
+    levels = Levels(level, past, live, set(base_ids))
+    return _Saving(base, base_ids, parse(text, policy), live, known, seen, level, levels, policy == "latest").result()
 
 
 class _Saving:
     def __init__(
         self, base, base_ids, new: list[Block], live: list[Entry], known: set[bytes], seen: int, level: int,
-        levels: "_Levels",
+        levels: Levels, one_text: bool,
     ):  # fmt: skip
+        self.one_text = one_text  # what is in its place has the level of the rule, whatever that was of
         self.levels = levels
         self.base, self.base_ids, self.new, self.seen, self.level = base, base_ids, new, seen, level
         self.by_id = {entry.id: entry for entry in live}
-        self.edits, self.like_private = self._private_first(pair(base, new))
-        self._part_from_private()
+        self.edits = self._with_levels(pair(base, new))
         in_base = set(base_ids)
         arrived = [entry for entry in live if entry.id not in in_base]
         # A line that others added meanwhile and that stands in the file too is that same line.
@@ -99,6 +86,7 @@ class _Saving:
         self.moved = {j for i, j in self.edits.kept if i not in still}
         self.moved |= _out_of_order(self.edits.replaced, sorted(pair for pair in self.edits.kept if pair[0] in still))
         self.ops: list[Levelled] = []
+        self.doubted: list[Add] = []
         self.past = bool(self.edits.removed or self.edits.replaced or self.moved)
 
     def result(self) -> Save:
@@ -120,7 +108,7 @@ class _Saving:
                 if not private:
                     shared_after = place
         removed = self._remove()
-        return Save(self.ops, removed, self.past)
+        return Save(self.ops, removed, self.past, self.doubted)
 
     def _entry(self, i: int) -> Entry | None:
         return self.by_id.get(self.base_ids[i])
@@ -152,23 +140,37 @@ class _Saving:
             self._write(entry, Remove(kills))
             return twin.place, twin.private
         occurrence = self.names.free(block)
+        if self.one_text:
+            return self._follow(entry, Add(block.role, block.text, occurrence, block.lead, None, kills, entry.meta))
         after = entry.place
         if j in self.moved:
             after = any_after if entry.private else shared_after
-        self._write(entry, Add(block.role, block.text, occurrence, block.lead, after, kills, entry.meta))
+        is_it = not entry.private or not self.level or _is_edit(entry.text, block.text)
+        new = Add(block.role, block.text, occurrence, block.lead, after, kills, entry.meta if is_it else {})
+        self._write(entry, new)
+        if entry.private and self.level and not (is_it and not self._has_shared(block)):
+            self.doubted.append(new)
         return block_id(block.role, block.text, occurrence), entry.private
+
+    def _follow(self, entry: Entry, new: Add) -> tuple[bytes, bool]:
+        """What was shared stays shared where a text goes on at level 0."""
+        kills = new.kills if entry.private or self.level else ()
+        self.ops.append((self.level, new._replace(kills=kills)))
+        return block_id(new.role, new.text, new.occurrence), not self.level
 
     def _add(self, j: int, block: Block, any_after, shared_after, beside_private: bool) -> tuple[bytes, bool]:
         twin = self.names.live_twin(block)
         if twin is not None:
             return twin.place, twin.private
-        occurrence = self.names.free(block)
-        # Where level-0 entries went from, what came in their place may be the same in other words: it stays here.
-        may_be_private = (beside_private or j in self.like_private) and not self.levels.is_shared(block, self.parted)
-        level = 0 if may_be_private else self.levels.of(block)
-        after = any_after if level == 0 else shared_after
-        self.ops.append((level, Add(block.role, block.text, occurrence, block.lead, after, (), {})))
-        return block_id(block.role, block.text, occurrence), level == 0
+        occurrence, verdict = self.names.free(block), self.levels.judge(block)
+        if verdict.level and beside_private and not self.levels.is_shared(block):
+            verdict = Verdict(0, True)  # it may be what stood there, in other words
+        after = shared_after if verdict.level else any_after
+        new = Add(block.role, block.text, occurrence, block.lead, after, (), {})
+        self.ops.append((verdict.level, new))
+        if verdict.in_doubt:
+            self.doubted.append(new)
+        return block_id(block.role, block.text, occurrence), not verdict.level
 
     def _remove(self) -> int:
         count = 0
@@ -183,79 +185,37 @@ class _Saving:
     def _write(self, entry: Entry, op: Add | Remove) -> None:
         self.ops.append((0 if entry.private else max(self.level, 1), op))
 
-    def _private_first(self, edits: Edits) -> tuple[Edits, set[int]]:
-        """A level-0 entry that left its place is looked for in the whole file: what is most like it, is it.
+    def _with_levels(self, edits: Edits) -> Edits:
+        """What goes from one level to the other is no edit; an entry of level 0 is looked for in the whole file.
 
-        Places tell little when an editor writes blocks in an order of its own. Also returns which new blocks are less
-        alike, yet enough not to be shared.
+        Places tell little when an editor writes blocks in an order of its own.
         """
-        gone = {i for i in edits.removed if self._private(i)}
-        changed = {i for i, _ in edits.replaced if self._private(i)}
-        shared = {j: i for i, j in edits.replaced if i not in changed}
-        come = [*edits.added, *shared]
-        if not (gone or changed) or not come:
-            return edits, set()
-        if len(gone | changed) * len(come) > COMPARED_IN_ALL:
-            alike, like = [], set(edits.added)  # too many to compare: nothing new is shared
-        else:
-            alike, like = self._alike(gone, changed, come, shared)
-        found: dict[int, int] = {}
-        for _, i, j in sorted(alike):
-            if i not in found and j not in found.values():
-                found[i] = j
-        like |= {j for _, _, j in alike} - set(found.values())
-        apart = like | set(found.values())  # they are no edits of what is shared
-        replaced = [(i, j) for i, j in edits.replaced if j not in apart]
-        removed = {*edits.removed, *(i for i, j in edits.replaced if j in apart)} - found.keys()
-        added = sorted({*edits.added, *(like & shared.keys())} - set(found.values()))
-        return Edits(edits.kept, sorted([*replaced, *found.items()]), sorted(removed), added), like
-
-    def _part_from_private(self) -> None:
-        """What was shared is no edit of a level-0 entry, nor what was of level 0 one of a shared entry."""
-        edits, levels = self.edits, self.levels
+        if self.one_text:
+            return edits
+        if not self.level:  # nothing that is written now is for others, also in the place of what they have
+            return _parted(edits, {(i, j) for i, j in edits.replaced if not self._private(i)}, {})
+        changed = [*edits.removed, *(i for i, _ in edits.replaced)]
+        self.levels.parted(self.base[i].text for i in changed if self._private(i))
         apart = {
             (i, j) for i, j in edits.replaced
-            if (levels.is_shared(self.new[j], [LetterPairs(self.base[i].text)]) if self._private(i)
-                else levels.is_private(self.new[j], self.base[i]))
+            if (self.levels.is_shared(self.new[j]) if self._private(i) else not self.levels.judge(self.new[j]).level)
         }  # fmt: skip
-        if apart:
-            self.edits = Edits(
-                edits.kept,
-                [pair for pair in edits.replaced if pair not in apart],
-                sorted([*edits.removed, *(i for i, _ in apart)]),
-                sorted([*edits.added, *(j for _, j in apart)]),
-            )
+        gone = {self.base[i].text: i for i in edits.removed if self._private(i)}
+        found = _found(gone, {self.new[j].text: j for j in edits.added})
+        return _parted(edits, apart, found)
 
-    def _alike(
-        self, gone: set[int], changed: set[int], come: list[int], shared: dict[int, int]
-    ) -> tuple[list[tuple[float, int, int]], set[int]]:
-        """Which of `come` may be one of `gone` (with the negative likeness), and which are too like either to share."""
-        alike, like = [], set()
-        pairs = {i: LetterPairs(self.base[i].text) for i in gone | changed | set(shared.values())}
-        for j in come:
-            its = LetterPairs(self.new[j].text)
-            likeness, overlap = 0.0, 0.0
-            if j in shared:
-                likeness, overlap = its.likeness(pairs[shared[j]]), its.overlap(pairs[shared[j]])
-            for i in sorted(gone | changed):
-                if self.base[i].role != self.new[j].role:
-                    continue
-                score = its.likeness(pairs[i])
-                if i in gone and score >= SIMILAR and score > likeness:
-                    alike.append((-score, i, j))
-                elif its.overlap(pairs[i]) >= max(OVERLAPPING, overlap):
-                    like.add(j)
-        return alike, like
+    def _has_shared(self, block: Block) -> bool:
+        """Whether a shared entry that goes with this save lives on in a block of level 0."""
+        gone = self._shared_gone.common(runs(normal(block.text)))
+        return any(many >= CARRIED * len(runs(text)) for text, many in gone.items())
+
+    @cached_property
+    def _shared_gone(self) -> Texts:
+        return Texts(self.base[i].text for i in self.edits.removed if not self._private(i))
 
     def _private(self, i: int) -> bool:
         entry = self._entry(i)
         return entry is not None and entry.private
-
-    @cached_property
-    def parted(self) -> list[LetterPairs]:
-        """The level-0 entries that do not stand as they did."""
-        changed = {*self.edits.removed, *(i for i, _ in self.edits.replaced)}
-        return [LetterPairs(self.base[i].text) for i in sorted(changed) if self._private(i)]
 
     def _private_gaps(self) -> set[int]:
         """Behind which new blocks level-0 entries stood that are gone."""
@@ -281,83 +241,35 @@ def _out_of_order(replaced: list[tuple[int, int]], stay: list[tuple[int, int]]) 
     return moved
 
 
-class _Levels:
-    """Gives each new block its level, by what was there before."""
+def _parted(edits: Edits, apart: set[tuple[int, int]], found: dict[int, int]) -> Edits:
+    """Without the edits that are `apart`, and with those that were `found`."""
+    return Edits(
+        edits.kept, sorted([*(pair for pair in edits.replaced if pair not in apart), *found.items()]),
+        sorted({*edits.removed, *(i for i, _ in apart)} - found.keys()),
+        sorted({*edits.added, *(j for _, j in apart)} - set(found.values())),
+    )  # fmt: skip
 
-    def __init__(self, level: int, past: Past, unseen: list[Entry]):
-        """`unseen`: what the base does not show; the file may have held it, where a crash came between the two."""
-        self._level, self._past, self._unseen = level, past, unseen
-        self._left = COMPARED_IN_ALL
 
-    def of(self, block: Block) -> int:
-        return 0 if not self._level or self._is_known(block) or self._came_back(block) else self._level
+def _is_edit(before: str, after: str) -> bool:
+    """Whether one text may be the other one edited, or half written, and not just another in its place."""
+    return share(before, after) >= OF_NEAR or normal(before).startswith(normal(after))
 
-    def is_private(self, block: Block, before: Block) -> bool:
-        """Whether it came back from level 0, rather than be an edit of `before`."""
-        return bool(self._level) and (
-            self._is_known(block) or self._came_back(block, LetterPairs(block.text).likeness(LetterPairs(before.text)))
-        )
 
-    def _is_known(self, block: Block) -> bool:
-        return (block.role, block.text) in self._private
-
-    def is_shared(self, block: Block, private: list[LetterPairs]) -> bool:
-        """Whether others have it: in these words, or in such that it is an edit of them and of none of `private`.
-
-        Never where the document is of level 0 as a whole.
-        """
-        return bool(self._level) and (self._was_shared(block) or self._is_edit_of_shared(block, private))
-
-    def _was_shared(self, block: Block) -> bool:
-        return (block.role, block.text) in self._shared
-
-    def _is_edit_of_shared(self, block: Block, private: list[LetterPairs]) -> bool:
-        its = LetterPairs(block.text)
-        shared = [pairs for role, pairs in self._shared_gone if role == block.role]
-        if not self._may_compare(len(shared) + len(private)):
-            return False
-        alike = [its.overlap(pairs) for pairs in shared if its.likeness(pairs) >= SIMILAR]
-        return bool(alike) and all(
-            its.likeness(pairs) < SIMILAR and its.overlap(pairs) < max(OVERLAPPING, *alike) for pairs in private
-        )
-
-    def _came_back(self, block: Block, likeness: float = 0.0) -> bool:
-        """Whether it is like something of level 0 that went just now, or is not known to be in the file.
-
-        More than `likeness`; and it was never shared.
-        """
-        if not self._private_gone or self._was_shared(block):
-            return False
-        if not self._may_compare(len(self._private_gone)):
-            return True  # nothing new is shared
-        # Not by the share of the shorter one, too: this is remembered for long, and short lines have that by chance.
-        its = LetterPairs(block.text)
-        return any(
-            role == block.role and its.likeness(pairs) >= SIMILAR and its.likeness(pairs) > likeness
-            for role, pairs in self._private_gone
-        )
-
-    def _may_compare(self, count: int) -> bool:
-        """Whether that many comparisons are left."""
-        self._left -= count
-        return self._left >= 0
-
-    @cached_property
-    def _private(self) -> Container[tuple[str, str]]:
-        return self._past.private()
-
-    @cached_property
-    def _shared(self) -> Collection[tuple[str, str]]:
-        return self._past.shared()
-
-    @cached_property
-    def _private_gone(self) -> list[tuple[str, LetterPairs]]:
-        unseen = {(entry.role, entry.text) for entry in self._unseen if entry.private}
-        return [(role, LetterPairs(text)) for role, text in unseen.union(self._past.private_gone())]
-
-    @cached_property
-    def _shared_gone(self) -> list[tuple[str, LetterPairs]]:
-        return [(role, LetterPairs(text)) for role, text in self._past.shared_gone()]
+def _found(gone: dict[str, int], come: dict[str, int]) -> dict[int, int]:
+    """Which of the blocks that went is which of those that came; the likest first."""
+    by_text = {normal(text): i for text, i in gone.items()}
+    texts = Texts(gone)
+    alike = []
+    for text, j in come.items() if gone else ():
+        for other, many in texts.common(runs(normal(text))).items():
+            score = many / len(runs(other))
+            if score >= OF_NEAR:
+                alike.append((-score, by_text[other], j))
+    found: dict[int, int] = {}
+    for _, i, j in sorted(alike):
+        if i not in found and j not in found.values():
+            found[i] = j
+    return found
 
 
 class _Names:

@@ -435,14 +435,10 @@ class Log:
         batch = [Signed(body, sig if ends[a.n] == at else None) for at, (a, _, body, sig) in enumerate(found)]
         return batch, closed[1], vector
 
-    def changes_of(
-        self, doc: int, after: int = 0, before: int = 2**62, *, by: Author | None = None
-    ) -> Iterable[Stored]:  # fmt: skip
-        """The changes of one document between the rows `after` and `before`, in causal order: of all, or `by` one."""
-        which = "doc=? AND n>? AND n<?" + (" AND author=?" if by else "")
+    def changes_of(self, doc: int, after: int = 0, before: int = 2**62) -> Iterable[Stored]:
+        """The changes of one document between the rows `after` and `before`, in causal order."""
         for n, author, digest, body in self.store.rows(
-            f"SELECT n, author, hash, body FROM changes WHERE {which} ORDER BY n",
-            (doc, after, before, *([by.n] if by else [])),
+            "SELECT n, author, hash, body FROM changes WHERE doc=? AND n>? AND n<? ORDER BY n", (doc, after, before)
         ):
             try:
                 change = changes.decode(body)

@@ -166,4 +166,7 @@ def release(clone: Clone, path: str, what: str, *, accept: bool) -> None:
         decide.settle(clone, [path], accept=accept)
     else:
         bridge = Bridge(clone)
-        bridge.accept([path], meant["reason"]) if accept else bridge.reject([path], meant["reason"])
+        if "line" in meant:
+            bridge.accept_lines(path, [meant["line"]]) if accept else bridge.reject_lines(path, [meant["line"]])
+        else:
+            bridge.accept([path]) if accept else bridge.reject([path])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from replica import clock, faults, folder, markers, members, paths, rejoin
+from replica import clock, faults, folder, markers, members, paths, rejoin, withheld
 from replica.changes import change_hash
 from replica.clone import Clone
 from replica.copies import place_of
@@ -66,7 +66,6 @@ def unseen(clone: Clone) -> list[dict[str, Any]]:
 def held(clone: Clone) -> list[dict[str, Any]]:
     """What waits for `accept` or `reject`; `since` in milliseconds since 1970."""
     from replica.cloud import decide
-    from replica.files import withheld
 
     rows = clone.store.rows("SELECT path, reason, what, since FROM held ORDER BY path")
     files = [dict(zip(("path", "reason", "what", "since"), row, strict=True)) for row in rows]

@@ -466,6 +466,6 @@ def write_file(clone: Clone, path: str, text: str) -> None:
     known = {
         id for (id,) in clone.store.rows("SELECT DISTINCT id FROM adds WHERE doc=?", (document.shared,))
     }  # fmt: skip
-    ops = intake.first_sight(text, rule.policy, live, known, 1)
+    ops = intake.first_sight(text, rule.policy, live, known, 1).ops
     if ops:
         clone.edit_entries(path, rule.policy, ops)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from replica import clock, copies, paths, status, writing
+from replica import clock, copies, paths, status, withheld, writing
 from replica.changes import Add, Kind
 from replica.clone import Clone
 from replica.documents import Document, Entry
@@ -381,10 +381,8 @@ def _under_headings(clone: Clone, entries: list[Entry], most: int) -> tuple[Quot
 
 
 def _held(clone: Clone) -> tuple[Item, ...]:
-    from replica.files import withheld
-
     rows = clone.store.rows("SELECT path, reason, what FROM held ORDER BY path")
-    rows += [(row["path"], row["reason"], row["what"]) for row in withheld.rows(clone)]
+    rows += [(row["path"], row["reason"], f"a line {row['what']}") for row in withheld.rows(clone)]
     if has_ledger(clone):
         from replica.cloud import decide
 

@@ -241,8 +241,6 @@ def edit(clone: Clone, document: Document, entry: Entry, text: str, tags: tuple[
         raise WrongPolicy(f"{document.path!r} is a log, and a log only grows", hint="add a line that puts it right")
     if document.policy != "union":
         raise WrongPolicy(f"{document.path!r} is one text and has no entries", hint="write it as a whole")
-    from replica.files import withheld
-
     with clone.transaction():
         level = 0 if entry.private else 1
         if not text.strip():
@@ -261,7 +259,6 @@ def edit(clone: Clone, document: Document, entry: Entry, text: str, tags: tuple[
         meta = {**entry.meta, **({"tags": _more_tags(entry, tags)} if tags else {})}
         new = Add(ENTRY, text, occurrence, entry.lead, entry.place, entry.dots, meta)
         clone.edit_entries(document.path, document.policy, [(level, new)])
-        withheld.follow(clone, document.path, [new], clone.log.now_ms())
         return Added(block_id(ENTRY, text, occurrence), document.path, text, True)
 
 

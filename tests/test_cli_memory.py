@@ -447,21 +447,28 @@ def test_what_the_guard_holds_is_accepted_or_rejected(replica):
     replica("reject", "a-buffer.md", code=1)
 
 
-def test_a_line_that_may_be_of_level_0_is_shared_by_who_names_its_file(replica):
+def test_a_line_that_may_be_of_level_0_is_shared_by_who_names_it(replica):
     for path in ("b-buffer.md", "c-buffer.md"):
         replica("add", path, "known to all")
         replica("add", path, "the code is 4711", "--level", "0")
         replica("sync", "--timeout", "0.1s")
         replica.save(path, "- known to all\n- call the plumber\n")
         replica("sync", "--timeout", "0.1s")
-        assert f"held back: {path}: a new line stays on this clone (level 0)" in replica.err
-    assert [row["reason"] for row in replica.json("status")["held"]] == ["likeness"] * 2
+        assert f"held back: {path}: a line stays on this clone (level 0)" in replica.err
+    one, other = replica.json("status")["held"]
+    assert one["reason"] == other["reason"] == "likeness" and "call the plumber" in one["what"]
+    assert f"`replica accept b-buffer.md --line {one['line'][:12]}` shares it" in replica("status")
     assert replica.json("accept") == {"accepted": [], "held": ["b-buffer.md", "c-buffer.md"]}
-    replica("accept")
-    assert "`replica accept b-buffer.md` shares them" in replica.err
-    assert replica.json("accept", "b-buffer.md") == {"accepted": ["b-buffer.md"], "held": ["c-buffer.md"]}
+    replica("accept", "b-buffer.md", code=2)
+    assert f"replica accept b-buffer.md --line {one['line'][:12]}" in replica.err
+    replica("accept", "--line", one["line"], code=2)
+    replica("accept", "b-buffer.md", "c-buffer.md", "--line", one["line"], code=2)
+    replica("accept", "b-buffer.md", "--line", "ffffffff", code=1)
+    accepted = replica.json("accept", "b-buffer.md", "--line", one["line"][:12])
+    assert accepted == {"accepted": ["b-buffer.md"], "held": ["c-buffer.md"]}
     assert replica.json("status")["private"] == 1
-    assert replica.json("reject", "c-buffer.md") == {"rejected": ["c-buffer.md"], "held": []}
+    rejected = replica.json("reject", "c-buffer.md", "--line", other["line"])
+    assert rejected == {"rejected": ["c-buffer.md"], "held": []}
     assert replica.json("status")["private"] == 1 and replica.read("c-buffer.md").endswith("- call the plumber\n")
 
 

@@ -1192,3 +1192,41 @@ def test_a_private_line_that_comes_back_where_a_shared_one_stood_is_no_edit_of_t
         network.share()
         assert b"s3cr3t" not in stored_bytes(bob) and read(bob, "notes.md") == "- tides are told in hours\n"
         assert again in read(alice, "notes.md")
+
+
+@pytest.mark.parametrize("again", [
+    "- first 日本 s3cr3t words, then much more that came to mind on the way, in three edits",
+    "- 日本 and s3cr3t words, with something put in between, and then some more of it all",
+    "- 日本 s3cr3t wo", "## 日本 s3cr3t words", "日本 s3cr3t words",
+])  # fmt: skip
+def test_a_private_line_that_comes_back_longer_shorter_or_as_a_heading_stays_private(again):
+    """SEED=1224464."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- tides are told in minutes\n")
+        network.run("alice")
+        writing.add(alice, "notes.md", "日本 s3cr3t words", level=0)
+        network.run("alice")
+        save(alice, "notes.md", "- tides are told in minutes\n")
+        network.share()
+        save(alice, "notes.md", f"- tides are told in minutes\n- s\n\n{again}\n")
+        network.share()
+        assert b"s3cr3t" not in stored_bytes(bob) and read(bob, "notes.md") == "- tides are told in minutes\n- s\n"
+        assert again in read(alice, "notes.md")
+
+
+def test_a_peer_that_says_its_digest_after_news_from_others_is_not_blamed():
+    """Each had it from a third clone, so nothing new came from the peer itself (SEED=1206020)."""
+    with Network("alice", "bob", "carol") as network:
+        alice, bob, carol = network["alice"], network["bob"], network["carol"]
+        network.share()
+        link = Link(alice, bob)
+        link.run()
+        for number in range(8):
+            add(carol, "a-buffer.md", f"- {number}")
+            network.sync("carol", "bob")
+            network.sync("carol", "alice")
+            link.send(0, link.sessions[0].changed())
+            link.run()
+        assert link.open and link.in_step

@@ -31,7 +31,7 @@ def save(clone, path: str, policy: str, base: str, base_ids, seen: int, new: str
 def first(clone, path: str, policy: str, text: str):
     live = clone.documents.entries(clone.documents.find(path, policy))
     known = {id for (id,) in clone.store.rows("SELECT DISTINCT id FROM adds")}
-    ops = intake.first_sight(text, policy, live, known, 1)
+    ops = intake.first_sight(text, policy, live, known, 1).ops
     if ops:
         clone.edit_entries(path, policy, ops)
     return ops

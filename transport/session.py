@@ -205,7 +205,8 @@ class Session:
         self._folded = False  # since we have folded what it still weighs
         self._taken: list[bytes] = []  # the pieces that have come so far
         self._sieve = sieve.Sieve(clone, peer, self._blame)
-        self._digests = self._parts = 0  # that the peer has said of our vector as it is
+        self._digests = self._parts = 0  # that the peer has said of our vector as it is, which is
+        self._counted: Vector = {}
         self._empty = 0  # messages in a row that brought nothing
         self._begun = rejoin.begun(clone.store)  # what we know of the peer holds for this beginning of our store
         self._peer_is_whole = True
@@ -485,6 +486,8 @@ class Session:
         mine = self._clone.vector()
         if message.vector != mine:
             return self._send_missing()
+        if self._counted != mine:  # what is new may have come by others
+            self._counted, self._digests, self._parts = mine, 0, 0
         self._digests += 1
         if self._digests > MAX_DIGESTS:
             raise ProtocolError(f"says its digest more than {MAX_DIGESTS} times without anything new")

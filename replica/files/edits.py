@@ -3,23 +3,24 @@
 Entries by replica/intake.py, texts by replica/textdiff.py. Nothing here reads or writes a file.
 """
 
+from collections import defaultdict
 from functools import cached_property
 
-from replica import guard, intake, markers
+from replica import guard, intake, levels, markers
 from replica.blocks import parse
 from replica.changes import Add, Dot, Kind, Remove
 from replica.clone import Clone
 from replica.decisions import settled_by_hand
 from replica.documents import Document
 from replica.files.bases import Bases, Row
-from replica.files.withheld import Withheld
-from replica.log import Author
+from replica.likeness import Texts, normal
 from replica.places import CONFIG
-from replica.store import Store
+from replica.withheld import Withheld
 
-# An editor that empties a file first may write its lines back in other words: so many of the last changes of a document
-# at level 0 are looked at for what they took away. Clocks jump; so this is no time.
+# An editor that empties a file first may write its lines back in other words: so many of the last changes that a clone
+# made to a document are looked at for what they took away. Clocks jump; so this is no time.
 LAST = 20
+RARE = 16  # letters of a text
 
 
 class Edits:
@@ -28,6 +29,7 @@ class Edits:
     def __init__(self, clone: Clone, bases: Bases, withheld: Withheld):
         self.clone, self.store, self.root = clone, clone.store, clone.root
         self.bases, self.withheld = bases, withheld
+        self._private_texts = (frozenset(), Texts(()))
 
     def put(self, path: str, text: str) -> guard.Hold | None:
         """Make a document `text`, as the save of a file that showed all of it would. Why not, if the guard says so.
@@ -104,7 +106,8 @@ class Edits:
         }  # fmt: skip
         past = self._past(document)
         if row is None:
-            ops = intake.first_sight(text, rule.policy, live, known, rule.level, past)
+            saved = intake.first_sight(text, rule.policy, live, known, rule.level, past)
+            ops = saved.ops
             if not ops and not document.alive:
                 self._exist(path, rule)
         else:
@@ -119,56 +122,62 @@ class Edits:
             ops = settled_by_hand(self.clone, document, saved.ops)
         if ops:
             with self.clone.transaction():
-                if rule.level:
-                    self.withheld.note(path, ops, past.private)
+                sure = past.sure() if rule.level else ()
+                known = [op for _, op in ops if isinstance(op, Add) and (op.role, op.text) in sure]
                 self.clone.edit_entries(path, rule.policy, ops)
+                self.withheld.note(path, saved.doubted)
+                self.withheld.drop(path, known)
         return None
 
-    def _was_private(self) -> "_OnlyPrivate":
-        """Roles and texts of the blocks that were ever of level 0 here amid a shared document, and nobody shared.
+    def _past(self, document: Document) -> levels.Past:
+        """What levels are judged by.
 
-        Not those of documents that are of level 0 as a whole: to copy a line from there is to share it.
+        Of level 0 is what ever was so in this clone, amid documents that are shared: to copy a line from a document
+        that is of level 0 as a whole is to share it.
         """
-        rows = self.store.rows("SELECT path, role, text FROM adds JOIN documents d ON d.n=doc WHERE private=1")
-        rules = {path: self.clone.rule(path) for path in {path for path, *_ in rows}}
-        words = {(role, text) for path, role, text in rows if rules[path] is None or rules[path].level}
-        return _OnlyPrivate(self.store, words)
+        private = _Private(self.clone)
+        undecided = self.withheld.words() if private.words else set()
 
-    def _past(self, document: Document) -> intake.Past:
-        def shared() -> set[tuple[str, str]]:
-            return set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,)))
+        def sure() -> "_But":
+            mine = {words for words in private.words if document.path in private.words[words] or _is_rare(words)}
+            return _But(mine - undecided, private)
 
-        def private_gone() -> set[tuple[str, str]]:
-            gone = self._gone_lately(document.private) if document.private is not None else set()
-            return gone and gone - shared()
+        def known(texts: set[str]) -> set[str]:
+            """Which of them are the texts of words that everybody has."""
+            others = {normal(text) for role, text in private.words if (role, text) not in private.shared}
+            return texts - others
 
-        return intake.Past(
-            self._was_private, shared, private_gone,
-            lambda: self._gone_lately(document.shared, self.clone.log.author(self.clone.identity.id)),
+        return levels.Past(
+            lambda: self._texts(frozenset(private.words)), sure,
+            lambda: {normal(text) for _, text in self._gone_lately(document, document.private)}, known,
+            lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))),
+            lambda: self._gone_lately(document, document.shared), document.policy == "latest",
         )  # fmt: skip
 
-    def _gone_lately(self, doc: int | None, by: Author | None = None) -> set[tuple[str, str]]:
-        """Roles and texts of the blocks that the last changes of a document took out: of all, or `by` one author.
+    def _texts(self, words: frozenset[tuple[str, str]]) -> Texts:
+        if self._private_texts[0] != words:
+            self._private_texts = (words, Texts(text for _, text in words))
+        return self._private_texts[1]
 
-        When those went that are folded away, the log says no more: of these the youngest count.
-        """
-        who, all_of_it = ("AND author=?", (doc, by.n, LAST)) if by else ("", (doc, LAST))
-        after = self.store.value(
-            f"SELECT min(n) FROM (SELECT n FROM changes WHERE doc=? {who} ORDER BY n DESC LIMIT ?)", all_of_it
+    def _gone_lately(self, document: Document, doc: int | None) -> set[tuple[str, str]]:
+        """Roles and texts of the blocks that this clone's last changes of a document took out of one of its chains."""
+        me = self.clone.log.author(self.clone.identity.id)
+        after = me and self.store.value(
+            "SELECT min(n) FROM (SELECT n FROM changes WHERE doc=? OR (doc=? AND author=?) ORDER BY n DESC LIMIT ?)",
+            (document.private, document.shared, me.n, LAST),
         )
-        gone, deleted = set(), 0
-        for stored in self.clone.log.changes_of(doc, after - 1, by=by) if after is not None else ():
+        found: set[tuple[str, str]] = set()
+        for stored in self.clone.log.changes_of(doc, after - 1) if after is not None else ():
+            if doc == document.shared and stored.author is not me:
+                continue
             if stored.change.kind is Kind.DELETE:
-                deleted = stored.n
+                found.update(self.store.rows("SELECT role, text FROM adds WHERE doc=? AND change<?", (doc, stored.n)))
             elif stored.change.kind is Kind.ENTRIES:
-                gone.update(dot for op in stored.change.payload if isinstance(op, Remove) for dot in op.kills)
-        name = self.clone.log.author_n
-        folded = self.store.rows("SELECT role, text FROM adds WHERE doc=? AND folded=2 ORDER BY n DESC", (doc,))[:LAST]
-        return set(folded).union(
-            (role, text) for author, seq, idx, change, role, text in self.store.rows(
-                "SELECT author, seq, idx, change, role, text FROM adds WHERE doc=?", (doc,)
-            ) if change < deleted or Dot(name(author).id, seq, idx) in gone
-        )  # fmt: skip
+                for dot in (dot for op in stored.change.payload for dot in op.kills):
+                    author = self.clone.log.author(dot.author)
+                    find = "SELECT role, text FROM adds WHERE author=? AND seq=? AND idx=?"
+                    found.update(self.store.rows(find, (author.n, dot.seq, dot.index)) if author else ())
+        return found
 
     def _exist(self, path: str, rule) -> None:
         """An empty file is a document without entries: one that comes and goes makes it known."""
@@ -185,16 +194,43 @@ class Edits:
         return guard.judge_branch(switched, removes) or guard.judge_removal(gone, before, limits, what)
 
 
-class _OnlyPrivate:
-    """Words that were of level 0, without those that were shared as well: asked of all documents, so only on a hit."""
+class _Private:
+    """The words of all entries that were ever of level 0 amid shared documents, and which of them others have too."""
 
-    def __init__(self, store: Store, words: set[tuple[str, str]]):
-        self._store, self._words = store, words
-
-    def __contains__(self, words: tuple[str, str]) -> bool:
-        return words in self._words and words not in self._shared
+    def __init__(self, clone: Clone):
+        self._clone = clone
 
     @cached_property
-    def _shared(self) -> set[tuple[str, str]]:
-        rows = self._store.execute("SELECT role, text FROM adds JOIN documents d ON d.n=doc WHERE private=0")
-        return {row for row in rows if row in self._words}
+    def words(self) -> dict[tuple[str, str], set[str]]:
+        """Roles and texts, with the paths of their documents."""
+        found: dict[tuple[str, str], set[str]] = defaultdict(set)
+        rules: dict[str, int] = {}
+        sql = "SELECT path, role, text FROM adds JOIN documents d ON d.n=doc WHERE private=1"
+        for path, role, text in self._clone.store.rows(sql):
+            if path not in rules:
+                rule = self._clone.rule(path)
+                rules[path] = 1 if rule is None else rule.level
+            if rules[path]:
+                found[role, text].add(path)
+        return found
+
+    @cached_property
+    def shared(self) -> set[tuple[str, str]]:
+        """This asks all documents, so it is for those saves alone in which such words come."""
+        sql = "SELECT role, text FROM adds JOIN documents d ON d.n=doc WHERE private=0"
+        return {words for words in self._clone.store.execute(sql) if words in self.words}
+
+
+class _But:
+    """Words of level 0 without those that others have."""
+
+    def __init__(self, words: set[tuple[str, str]], private: _Private):
+        self._words, self._private = words, private
+
+    def __contains__(self, words: object) -> bool:
+        return words in self._words and words not in self._private.shared
+
+
+def _is_rare(words: tuple[str, str]) -> bool:
+    """Whether nobody writes this by chance: in any document, it is of level 0 again."""
+    return len(normal(words[1])) >= RARE

@@ -110,9 +110,9 @@ class Oracle:
         bodies = {process.name: _bodies(process.clone) for process in self.members}
         live = {process.name: live_marks(process.clone) for process in self.members}
         edited = {process.name: _marks_in_private_edits(process.clone) for process in self.members}
-        with_secrets = {(known.owner, known.path) for known in self.people.marks.values() if known.secret}
+        with_secrets = {known.owner for known in self.people.marks.values() if known.secret}
         if "plan_level" in self.people.rules:
-            with_secrets |= {(process.name, "docs/plan.md") for process in self.members}
+            with_secrets |= {process.name for process in self.members}
         ruled = {"docs/plan.md", *(["ideas-buffer.md"] if "ideas" in self.people.rules else [])}
         for mark, known in self.people.marks.items():
             if known.owner in self.simulation.removed:
@@ -122,7 +122,7 @@ class Oracle:
             if known.expected:
                 # An edit of a private entry stays private; for other words in its place, a person has decided. A save
                 # is taken in under the rules of that moment, which may be later than those that it was made under.
-                may_stay = (known.owner, known.path) in with_secrets and (
+                may_stay = known.owner in with_secrets and (
                     not known.live or known.path in ruled or mark in edited[known.owner]
                 )
                 if known.live or not self.simulation.forgets:

@@ -7,6 +7,7 @@ it away where he saw it; from the history never. A secret is a mark that belongs
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,6 @@ from replica.bridge import Bridge
 from replica.clone import Clone
 from replica.config import CADENCES
 from replica.errors import NotFound, ReplicaError, UsageError, WrongPolicy
-from replica.files.withheld import entries
-from replica.guard import LIKENESS
 from replica.places import CONFIG
 
 if TYPE_CHECKING:
@@ -448,13 +447,14 @@ class People:
     def decide_held(self, machine: "Machine", clone: Clone) -> None:
         """What the guard holds is let through, or undone."""
         bridge = Bridge(clone, machine.now_ms)
-        withheld = [row["path"] for row in bridge.held() if row["reason"] == LIKENESS]
+        withheld = bridge.withheld.rows()
         if withheld:
-            path = self.random.choice(withheld)
-            if any(SECRET in entry.text for entry in entries(clone, path, bridge.withheld.ids(path))):
-                bridge.reject([path], LIKENESS)
-            else:
-                self.heard(clone, bridge.accept([path], LIKENESS))
+            path, line = (row := self.random.choice(withheld))["path"], row["line"]
+            with suppress(NotFound):  # somebody saves in between, and it is another
+                if SECRET in bridge.withheld.find(path, line).text:
+                    bridge.reject_lines(path, [line])
+                else:
+                    self.heard(clone, bridge.accept_lines(path, [line]))
             return
         if not bridge.held():
             return

@@ -1,0 +1,112 @@
+"""Whether a text tells what so far only texts of level 0 say.
+
+Pure. Texts are compared by their runs of four letters, without case, spacing and marks of lists: longer runs break at
+every edit, shorter ones are in any text by chance. What a text that everybody has says as well, tells nothing.
+"""
+
+import re
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+RUN = 4  # letters
+LONGEST = 100_000  # letters of a text that are looked at
+OFTEN = 20  # texts, and an eighth of all, from which on a run tells little of which is most alike
+SHORTEST = 3  # letters from which a text may be the beginning of another one
+
+# One tells the other if it has so much of what only the private text says, and so many runs of that; or if so much of
+# what is new in it is of the private text. One that went just now is near: what comes then may well be of it.
+LEAST = 3  # runs
+OF_PRIVATE, OF_NEAR = 0.5, 0.35
+OF_NEW, LEAST_NEW, LEAST_NEW_NEAR = 0.7, 8, 5
+
+_MARK = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)]|#{1,6})\s+")
+
+
+def normal(text: str) -> str:
+    """A text as it is compared."""
+    return " ".join(_MARK.sub("", text[:LONGEST], count=1).casefold().split()).rstrip(" .,;:!?")
+
+
+def runs(normal_text: str) -> set[str]:
+    if len(normal_text) <= RUN:
+        return {normal_text}
+    return {normal_text[at : at + RUN] for at in range(len(normal_text) - RUN + 1)}
+
+
+def share(of: str, by: str) -> float:
+    """How much of one text another one has, from 0 to 1."""
+    its = runs(normal(of))
+    return len(its & runs(normal(by))) / len(its)
+
+
+class Texts:
+    """Many texts, to be asked which of them have how much of another."""
+
+    def __init__(self, texts: Iterable[str]):
+        self.all = sorted({normal(text) for text in texts} - {""})
+        self._having: dict[str, list[int]] = defaultdict(list)
+        self.size: dict[str, int] = {}  # how many runs each has
+        for n, text in enumerate(self.all):
+            its = runs(text)
+            self.size[text] = len(its)
+            for run in its:
+                self._having[run].append(n)
+
+    def __contains__(self, normal_text: str) -> bool:
+        at = bisect_left(self.all, normal_text)
+        return at < len(self.all) and self.all[at] == normal_text
+
+    def beginning_with(self, normal_text: str) -> Iterator[str]:
+        for at in range(bisect_left(self.all, normal_text), len(self.all)):
+            if not self.all[at].startswith(normal_text):
+                return
+            yield self.all[at]
+
+    def common(self, its: set[str]) -> dict[str, int]:
+        """How many of these runs each text has that has any."""
+        return {self.all[n]: many for n, many in self._count(its, len(self.all)).items()}
+
+    def most_alike(self, its: set[str]) -> str:
+        """The text that has most of these runs, those left out that are in nearly all texts; empty if none has any."""
+        count = self._count(its, OFTEN + len(self.all) // 8)
+        return self.all[max(sorted(count), key=count.__getitem__)] if count else ""
+
+    def _count(self, its: set[str], often: int) -> Counter[int]:
+        count: Counter[int] = Counter()
+        for run in its:
+            having = self._having.get(run, ())
+            if len(having) <= often:
+                count.update(having)
+        return count
+
+
+NONE = Texts(())
+
+
+def told(private: Texts, text: str, near: set[str], shared: Callable[[], Texts]) -> set[str]:
+    """Which of the private texts (in their normal form) another one tells.
+
+    `near`: those of them that are near. `shared`: what everybody has in that document; what a line of it says, is
+    neither private nor new.
+    """
+    text = normal(text)
+    found = {text} if text in private else set()
+    if len(text) >= SHORTEST:
+        found.update(private.beginning_with(text))
+    its = runs(text)
+    known, new = None, its
+    for other, many in private.common(its).items():
+        if many < LEAST:
+            continue
+        of_private, least_new = (OF_NEAR, LEAST_NEW_NEAR) if other in near else (OF_PRIVATE, LEAST_NEW)
+        if known is None:
+            known = runs(shared().most_alike(its))
+            new = its - known
+        if many < least_new and many < of_private * (private.size[other] - len(known)):
+            continue  # whatever of it is known
+        own = runs(other) - known
+        many = len(own & new)
+        if (many >= LEAST and many >= of_private * len(own)) or (many >= least_new and many >= OF_NEW * len(new)):
+            found.add(other)
+    return found
