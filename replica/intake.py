@@ -206,8 +206,9 @@ class _Saving:
 
     def _has_shared(self, block: Block) -> bool:
         """Whether a shared entry that goes with this save lives on in a block of level 0."""
-        gone = self._shared_gone.common(runs(normal(block.text)))
-        return any(many >= CARRIED * len(runs(text)) for text, many in gone.items())
+        gone = self._shared_gone
+        common = gone.common(runs(normal(block.text)))
+        return any(many >= CARRIED * len(gone.runs[n]) for n, many in common.items())
 
     @cached_property
     def _shared_gone(self) -> Texts:
@@ -261,10 +262,10 @@ def _found(gone: dict[str, int], come: dict[str, int]) -> dict[int, int]:
     texts = Texts(gone)
     alike = []
     for text, j in come.items() if gone else ():
-        for other, many in texts.common(runs(normal(text))).items():
-            score = many / len(runs(other))
+        for n, many in texts.common(runs(normal(text))).items():
+            score = many / len(texts.runs[n])
             if score >= OF_NEAR:
-                alike.append((-score, by_text[other], j))
+                alike.append((-score, by_text[texts.all[n]], j))
     found: dict[int, int] = {}
     for _, i, j in sorted(alike):
         if i not in found and j not in found.values():

@@ -8,6 +8,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 RUN = 4  # letters
 LONGEST = 100_000  # letters of a text that are looked at
@@ -16,7 +17,7 @@ SHORTEST = 3  # letters from which a text may be the beginning of another one
 
 # One tells the other if it has so much of what only the private text says, and so many runs of that; or if so much of
 # what is new in it is of the private text. One that went just now is near: what comes then may well be of it.
-LEAST = 3  # runs
+LEAST, WORTH = 3, 0.2  # runs, and which share of all of the private text, from which it is looked at closely
 OF_PRIVATE, OF_NEAR = 0.5, 0.35
 OF_NEW, LEAST_NEW, LEAST_NEW_NEAR = 0.7, 8, 5
 
@@ -46,10 +47,8 @@ class Texts:
     def __init__(self, texts: Iterable[str]):
         self.all = sorted({normal(text) for text in texts} - {""})
         self._having: dict[str, list[int]] = defaultdict(list)
-        self.size: dict[str, int] = {}  # how many runs each has
-        for n, text in enumerate(self.all):
-            its = runs(text)
-            self.size[text] = len(its)
+        self.runs: list[set[str]] = [runs(text) for text in self.all]
+        for n, its in enumerate(self.runs):
             for run in its:
                 self._having[run].append(n)
 
@@ -63,22 +62,15 @@ class Texts:
                 return
             yield self.all[at]
 
-    def common(self, its: set[str]) -> dict[str, int]:
-        """How many of these runs each text has that has any."""
-        return {self.all[n]: many for n, many in self._count(its, len(self.all)).items()}
+    def common(self, its: set[str]) -> Counter[int]:
+        """How many of these runs each text has that has any, by its number."""
+        return Counter(chain.from_iterable(self._having.get(run, ()) for run in its))
 
-    def most_alike(self, its: set[str]) -> str:
-        """The text that has most of these runs, those left out that are in nearly all texts; empty if none has any."""
-        count = self._count(its, OFTEN + len(self.all) // 8)
-        return self.all[max(sorted(count), key=count.__getitem__)] if count else ""
-
-    def _count(self, its: set[str], often: int) -> Counter[int]:
-        count: Counter[int] = Counter()
-        for run in its:
-            having = self._having.get(run, ())
-            if len(having) <= often:
-                count.update(having)
-        return count
+    def most_alike(self, its: set[str]) -> set[str]:
+        """The runs of the text that has most of these; those in nearly all texts do not count."""
+        often, having = OFTEN + len(self.all) // 8, (self._having.get(run, ()) for run in its)
+        count = Counter(chain.from_iterable(numbers for numbers in having if len(numbers) <= often))
+        return self.runs[max(count, key=lambda n: (count[n], -n))] if count else set()
 
 
 NONE = Texts(())
@@ -96,16 +88,17 @@ def told(private: Texts, text: str, near: set[str], shared: Callable[[], Texts])
         found.update(private.beginning_with(text))
     its = runs(text)
     known, new = None, its
-    for other, many in private.common(its).items():
+    for n, many in private.common(its).items():
         if many < LEAST:
             continue
+        other, of_other = private.all[n], private.runs[n]
         of_private, least_new = (OF_NEAR, LEAST_NEW_NEAR) if other in near else (OF_PRIVATE, LEAST_NEW)
+        if many < least_new and many < WORTH * len(of_other):
+            continue
         if known is None:
-            known = runs(shared().most_alike(its))
+            known = shared().most_alike(its)
             new = its - known
-        if many < least_new and many < of_private * (private.size[other] - len(known)):
-            continue  # whatever of it is known
-        own = runs(other) - known
+        own = of_other - known
         many = len(own & new)
         if (many >= LEAST and many >= of_private * len(own)) or (many >= least_new and many >= OF_NEW * len(new)):
             found.add(other)
