@@ -171,13 +171,23 @@ class Documents:
         return [by_place[place] for place in order(nodes) if place in by_place]
 
     def versions(self, document: Document) -> list[Entry]:
-        """All live blocks, newest last; of policy `latest` the shown one and those that wait.
+        """All live blocks, newest last; of policy `latest` the shown one and those that wait."""
+        return self._versions(document)[0]
 
-        Of a `latest` document that went on at level 0, those of level 0 alone, as of a text.
-        """
-        live = sorted(self._read(document)[1].values(), key=_newest)
-        private = [entry for entry in live if entry.private] if document.policy == "latest" else []
-        return private or live
+    def superseded(self, document: Document) -> list[Entry]:
+        """The shared versions of a `latest` document that went on at level 0 in their place: others show them still."""
+        return self._versions(document)[1]
+
+    def _versions(self, document: Document) -> tuple[list[Entry], list[Entry]]:
+        nodes, live = self._read(document)
+        entries = sorted(live.values(), key=_newest)
+        private = [entry.place for entry in entries if entry.private] if document.policy == "latest" else []
+        before, left = {node.id: node.after for node in nodes} if private else {}, set()
+        for place in private:  # each names what it took the place of, which may have been of level 0 itself
+            while (place := before.get(place)) is not None and place not in left:
+                left.add(place)
+        superseded = [entry for entry in entries if not entry.private and entry.place in left]
+        return [entry for entry in entries if entry not in superseded], superseded
 
     def _read(self, document: Document) -> tuple[list[Node], dict[bytes, Entry]]:
         """Every place there ever was, to be ordered, and the live blocks. Raises DamagedRecord."""

@@ -153,9 +153,10 @@ class _Saving:
         return block_id(block.role, block.text, occurrence), entry.private
 
     def _follow(self, entry: Entry, new: Add) -> tuple[bytes, bool]:
-        """What was shared stays shared where a text goes on at level 0."""
-        kills = new.kills if entry.private or self.level else ()
-        self.ops.append((self.level, new._replace(kills=kills)))
+        """What was shared stays shared where a text goes on at level 0, in the place of that."""
+        if not self.level:
+            new = new._replace(kills=new.kills if entry.private else (), after=entry.place)
+        self.ops.append((self.level, new))
         return block_id(new.role, new.text, new.occurrence), not self.level
 
     def _add(self, j: int, block: Block, any_after, shared_after, beside_private: bool) -> tuple[bytes, bool]:

@@ -89,17 +89,20 @@ def told(private: Texts, text: str, near: set[str], shared: Callable[[], Texts])
     its = runs(text)
     known, new = None, its
     for n, many in private.common(its).items():
-        if many < LEAST:
-            continue
         other, of_other = private.all[n], private.runs[n]
         of_private, least_new = (OF_NEAR, LEAST_NEW_NEAR) if other in near else (OF_PRIVATE, LEAST_NEW)
-        if many < least_new and many < WORTH * len(of_other):
+        whole = len(other) >= LEAST_NEW and other in text  # it may be long, and of few runs
+        if not whole and (many < LEAST or (many < least_new and many < WORTH * len(of_other))):
             continue
         if known is None:
             known = shared().most_alike(its)
             new = its - known
         own = of_other - known
         many = len(own & new)
-        if (many >= LEAST and many >= of_private * len(own)) or (many >= least_new and many >= OF_NEW * len(new)):
+        if (
+            (whole and own)
+            or (many >= LEAST and many >= of_private * len(own))
+            or (many >= least_new and many >= OF_NEW * len(new))
+        ):
             found.add(other)
     return found

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replica import similar, writing
+from replica.changes import Add
+from replica.decisions import resolve
 from replica.history import before_last, restore
 from replica.likeness import NONE, Texts, normal, told
 from replica.status import status
@@ -279,6 +281,40 @@ def test_what_is_written_after_the_level_became_0_stays_here_also_where_shared_w
             saved(network, text, path="now.md")
             assert read(alice, "now.md") == text and b"s3cr3t" not in stored_bytes(bob)
         assert "- two things" in read(bob, "now.md") and listed(alice) == []
+
+
+def test_a_latest_document_that_went_on_at_level_0_shows_what_others_write_as_a_conflict():
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", RULE.format("latest", 1))
+        network.run("alice")
+        saved(network, "- one thing\n", path="now.md")
+        save(alice, "replica.toml", RULE.format("latest", 0))
+        network.share()
+        for text in ("- s3cr3t\n", "- s3cr3t, edited\n"):
+            saved(network, text, path="now.md")
+            assert not alice.documents.all_conflicts() and read(alice, "now.md") == text
+        bob.edit_entries("now.md", "latest", [(1, bob_version(bob))])
+        network.share()
+        (conflict,) = alice.documents.all_conflicts()
+        assert {version.text for version in conflict.versions} == {"- s3cr3t, edited", "- by bob"}
+        assert not bob.documents.all_conflicts() and b"s3cr3t" not in stored_bytes(bob)
+        assert alice.digest() == bob.digest()
+        resolve(alice, conflict.id, keep="bob")
+        network.share()
+        assert read(alice, "now.md") == read(bob, "now.md") == "- by bob\n"
+        saved(network, "- another s3cr3t\n", path="now.md")
+        assert read(alice, "now.md") == "- another s3cr3t\n" and b"s3cr3t" not in stored_bytes(bob)
+        save(alice, "replica.toml", RULE.format("latest", 1))
+        network.share()
+        saved(network, "- no longer of level 0\n", path="now.md")
+        assert read(alice, "now.md") == read(bob, "now.md") == "- no longer of level 0\n"
+        assert not alice.documents.all_conflicts() and not bob.documents.all_conflicts()
+
+
+def bob_version(bob) -> Add:
+    (entry,) = bob.documents.entries(bob.document("now.md"))
+    return Add("entry", "- by bob", 1, "", entry.place, entry.dots, {})
 
 
 @pytest.mark.parametrize("policy", ["latest", "union", "log", "text"])

@@ -120,6 +120,9 @@ class Edits:
             if hold is not None and not force:
                 return hold
             ops = settled_by_hand(self.clone, document, saved.ops)
+            if rule.policy == "latest" and rule.level:
+                left = [dot for entry in documents.superseded(document) for dot in entry.dots]
+                ops = [(level, op._replace(kills=(*op.kills, *left))) for level, op in ops]
         if ops:
             with self.clone.transaction():
                 sure = past.sure() if rule.level else ()

@@ -8,7 +8,7 @@ from replica.blocks import block_id
 from replica.clone import Clone
 from replica.places import CONFIG
 from tests.helpers import conflict_ids, shared_content
-from tests.simulation.people import SECRET, live_marks, marks_in
+from tests.simulation.people import LEVEL_OF, SECRET, live_marks, marks_in
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process, Simulation
@@ -113,7 +113,7 @@ class Oracle:
         with_secrets = {known.owner for known in self.people.marks.values() if known.secret}
         if "plan_level" in self.people.rules:
             with_secrets |= {process.name for process in self.members}
-        ruled = {"docs/plan.md", *(["ideas-buffer.md"] if "ideas" in self.people.rules else [])}
+        ruled = {*LEVEL_OF, *(["ideas-buffer.md"] if "ideas" in self.people.rules else [])}
         for mark, known in self.people.marks.items():
             if known.owner in self.simulation.removed:
                 continue

@@ -47,12 +47,15 @@ DOCUMENTS = {
 }  # fmt: skip
 PRIVATE = ("private-diary.md", "private-buffer.md")
 WITH_ENTRIES = ("lessons-buffer.md", "ideas-buffer.md", "SESSION_LOG.md")
+LEVEL_OF = {"docs/plan.md": "plan_level", "activeContext.md": "now_level"}  # the rules of the workspace that set it
+NEWLINE = "\n"
 WITH_CADENCE = ("docs/plan.md", "activeContext.md", "ideas-buffer.md", "SESSION_LOG.md")
 
 
 def replica_toml(
-    plan_level: int = 1, ideas: str = UNION, comment: str = "", history: str = "", cadences: tuple[str, ...] = ()
-) -> str:
+    plan_level: int = 1, ideas: str = UNION, comment: str = "", history: str = "", cadences: tuple[str, ...] = (),
+    now_level: int = 1,
+) -> str:  # fmt: skip
     """The rules of the workspace. Its founder changes them now and then. `cadences`: of WITH_CADENCE."""
     plan, now, later, log = (f'\ncadence = "{name}"' for name in cadences) if cadences else ("",) * len(WITH_CADENCE)
     return f"""# Shared by all. {comment}
@@ -72,7 +75,7 @@ level = {plan_level}
 
 [[documents]]
 glob = "activeContext.md"{now}
-policy = "latest"
+policy = "latest"{"" if now_level else NEWLINE + "level = 0"}
 
 [[documents]]
 glob = "ideas-buffer.md"{later}
@@ -294,7 +297,7 @@ class People:
     def _is_private(self, machine: "Machine", path: str) -> bool:
         """Whether what is written here goes to level 0, for all that this clone knows."""
         process = self.simulation.processes.get(machine.name)
-        if process is None or path != "docs/plan.md" or self.rules.get("plan_level") != 0:
+        if process is None or self.rules.get(LEVEL_OF.get(path, "")) != 0:
             return False
         with self.simulation.hardware.on(machine):
             rule = process.clone.rule(path)
@@ -369,6 +372,8 @@ class People:
         what = self.random.choice(("comment", "level", "policy", "broken"))
         if what == "level":
             self.rules["plan_level"] = 0
+            if len(self.marks) % 2:
+                self.rules["now_level"] = 0
         elif what == "policy":
             self.rules["ideas"] = TEXT if self.rules.get("ideas", UNION) == UNION else UNION
         elif what == "comment" and self.rules.get("cadences"):
