@@ -373,7 +373,9 @@ def _say_sync(report: dict) -> None:
     listed("deleted here, and so everywhere", report["deleted"])
     listed("deleted elsewhere, and so here", report["removed"])
     for path, what in report["held"].items():
-        words(f"held back: {path}: {what} (`replica accept` or `replica reject`)")
+        words(f"held back: {path}: {what}")
+    if report["held"]:
+        words("`replica status` lists what is held; `replica accept` and `replica reject` decide on it")
     for path, why in report["skipped"].items():
         words(f"passed over: {path}: {why}")
     for line in report["tidied"]:

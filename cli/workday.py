@@ -116,7 +116,9 @@ def _tell_save(report: dict[str, Any]) -> None:
     else:
         words("no line was noted: nothing has changed since the session began, and there is no message")
     for path, what in report["held"].items():
-        words(f"held back: {path}: {what} (`replica accept` or `replica reject`)")
+        words(f"held back: {path}: {what}")
+    if report["held"]:
+        words("`replica status` lists what is held; `replica accept` and `replica reject` decide on it")
     for path, why in report["skipped"].items():
         words(f"passed over: {path}: {why}")
     for line in report["tidied"]:
