@@ -21,6 +21,7 @@ _MARKS = (
     "\u2de0-\u2dff\u302a-\u302f\ua66f-\ua6f1\ua802-\uabed\ufb1e\ufe00-\ufe0f\ufe20-\ufe2f"
 )
 WORD = re.compile(rf"[\w{_MARKS}{_UNSPACED}]+")
+_BETWEEN = re.compile(rf"[^\w{_MARKS}{_UNSPACED}]+")
 TOKENIZER = "porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'"  # of FTS5, to the same ends
 
 # Words that say nothing of what is meant. Where a question has no others, they count all the same.
@@ -36,8 +37,11 @@ MOST_TERMS = 64  # FTS5 bounds the depth of an expression
 
 
 def spaced(text: str) -> str:
-    """The text as the full-text index gets it: `水位警報` is `水位 位警 警報 報`, everything else as it is."""
-    return BIGRAM_RUN.sub(lambda run: f" {' '.join(_pairs(run[0]))} ", text)
+    """The words of a text as the full-text index gets them: `水位警報` is `水位 位警 警報 報`, any other as it is.
+
+    What is in no word is left out: to SQLite, signs that are younger than its tables are letters.
+    """
+    return BIGRAM_RUN.sub(lambda run: f" {' '.join(_pairs(run[0]))} ", _BETWEEN.sub(" ", text))
 
 
 def _pairs(run: str) -> list[str]:

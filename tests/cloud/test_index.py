@@ -190,6 +190,7 @@ def test_any_question_has_an_answer(held, question):
 
 @given(st.text(st.characters(codec="utf-8", max_codepoint=0xFFFF, exclude_categories=["Cn", "Co"]), max_size=30))
 @example("a\u1dc0")
+@example("a\u2b5a")
 def test_a_text_is_found_by_any_of_its_words(text):
     with sqlite3.connect(":memory:") as database:
         database.execute(f'CREATE VIRTUAL TABLE w USING fts5(t, tokenize="{words.TOKENIZER}")')
