@@ -355,4 +355,4 @@ def _tell(what: str, done: list[str], files: list[str], lines: list[dict], *, js
     if files:
         words(f"still held: {', '.join(dict.fromkeys(files))}")
     for row in lines:
-        words(f"{row['path']}: a line {row['what']} (`--line {row['line'][:12]}`)")
+        words(f"{row['path']}: {row['what']}")

@@ -208,7 +208,7 @@ def _tell_status(found: dict[str, Any]) -> None:
         data(f"conflicts   {found['conflicts']} wait for a decision (`replica conflicts`)")
     for row in found["held"]:
         if "line" in row:
-            data(f"held        {row['path']}: a line {row['what']}")
+            data(f"held        {row['path']}: {row['what']}")
             data(f"            `replica accept {row['path']} --line {row['line'][:12]}` shares it, `reject` keeps it")
         else:
             data(f"held        {row['path']}: {row['what']} (`replica accept` or `replica reject`)")

@@ -114,7 +114,7 @@ class Bridge:
             found.setdefault(row["path"], []).append(row["what"])
         for path, lines in found.items():
             more = f", and {len(lines) - 1} more lines do" if len(lines) > 1 else ""
-            report.held.setdefault(path, f"a line {lines[0]}{more}")
+            report.held.setdefault(path, f"{lines[0]}{more}")
 
     def _has_workspace(self) -> bool:
         """Whether anything can be taken in yet: a join may have ended before the first sync, which comes first then."""

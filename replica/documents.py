@@ -246,7 +246,9 @@ class Documents:
                 live[id] = self._single(alive[0])
             else:
                 key = min(map(self._rank if is_log else self._key, alive))
-                live[id] = self._entry(min(alive, key=self._key), alive, key)
+                # What others have as well is what they have: nothing that it has here alone may go out with an edit.
+                shared = [row for row in alive if not self.log.author_n(row[1]).private]
+                live[id] = self._entry(min(shared or alive, key=self._key), alive, key)
         return [Node(place, row[8], self._rank(row)) for place, row in places.items()], live
 
     def _key(self, row: tuple) -> tuple:
@@ -343,6 +345,8 @@ class Documents:
         return Conflict(id, document.path, document.policy, kind, versions, tuple(entries))
 
     def _region_conflicts(self, document: Document) -> list[Conflict]:
+        if not self.store.value("SELECT 1 FROM alive WHERE doc=?", (document.shared,)):
+            return []  # it lives on at level 0, where nobody else changes it
         pairs = self.store.rows(
             "SELECT one, one_seq, other, other_seq FROM overlaps WHERE doc=? AND reviewed=0",
             (document.shared,),

@@ -57,10 +57,15 @@ def judge_sharing(private: int, policy: str) -> Hold | None:
     return None
 
 
-def judge_likeness(text: str) -> Hold:
-    """What may be a line of level 0 in other words is not shared, though its file is."""
+def judge_likeness(text: str, id: str) -> Hold:
+    """What may be a line of level 0 in other words is not shared, though its file is.
+
+    With its `id`, so that no two lines are told alike, nor one and what it is edited to.
+    """
     line = text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
-    return Hold(LIKENESS, f"stays on this clone (level 0), since it may be such a line in other words: {line!r}")
+    return Hold(
+        LIKENESS, f"a line stays on this clone (level 0), since it may be such a line in other words: {line!r} ({id})"
+    )
 
 
 def judge_arrivals(there: int, here: int, allowed: int, name: str) -> Hold | None:

@@ -341,7 +341,9 @@ def restore(clone: Clone, path: str, moment: int) -> bool:
         if document.policy == "text":
             _restore_text(clone, document, past)
             return True
-        ops = _restoring(clone, document, past)
+        ops = (
+            _restoring_one(clone, document, past) if document.policy == "latest" else _restoring(clone, document, past)
+        )
         if ops:
             clone.edit_entries(path, document.policy, ops)
         return bool(ops)
@@ -359,16 +361,31 @@ def _refuse_what_does_not_fit(document: Document, past: Past) -> None:
 
 
 def _restore_text(clone: Clone, document: Document, past: Past) -> None:
-    """Nothing that was or is of level 0 comes to the others by this."""
-    rule = clone.rule(document.path)
     is_private = clone.documents.shown_text(document) != document.shared
-    if past.private and document.alive and not is_private:
+    level = _level_of_one(clone, document, past.private, is_private)
+    clone.edit_text(document.path, new=past.text, level=level)
+
+
+def _restoring_one(clone: Clone, document: Document, past: Past) -> list[Levelled]:
+    """The operations that bring back one version of a document of policy `latest`."""
+    shown, live = clone.documents.entries(document), clone.documents.versions(document)
+    was_private, is_private = (any(entry.private for entry in entries) for entries in (past.entries, live))
+    level = _level_of_one(clone, document, was_private, is_private)
+    text = render(spaced((entry.block for entry in past.entries), "latest"))
+    blocks, ids = spaced((entry.block for entry in shown), "latest"), [entry.id for entry in shown]
+    known, seen = known_ids(clone, document), clone.log.last_row()
+    return intake.save(blocks, ids, text, "latest", live, known, seen, level).ops
+
+
+def _level_of_one(clone: Clone, document: Document, was_private: bool, is_private: bool) -> int:
+    """Nothing that was or is of level 0 comes to the others by bringing it back, nor goes what they have."""
+    if was_private and document.alive and not is_private:
         raise WrongPolicy(
             f"{document.path!r} was for this clone alone then (level 0), and is shared now",
             hint=f"see it with `replica show {document.path} --at TIME`, and save what may be shared",
         )
-    alone = past.private or is_private or (rule is not None and rule.level == 0)
-    clone.edit_text(document.path, new=past.text, level=0 if alone else 1)
+    rule = clone.rule(document.path)
+    return 0 if was_private or is_private or (rule is not None and rule.level == 0) else rule.level if rule else 1
 
 
 def _now(clone: Clone, past: Past) -> Document:
@@ -385,18 +402,17 @@ def _restoring(clone: Clone, document: Document, past: Past) -> list[Levelled]:
     rule = clone.rule(document.path)
     level = rule.level if rule else 1
     shown = documents.entries(document)
-    live = documents.versions(document) if document.policy == "latest" else shown
     known, seen = known_ids(clone, document), clone.log.last_row()
 
     def saved(keep: Callable[[Entry], bool], level: int) -> list[Levelled]:
         base = [entry for entry in shown if keep(entry)]
         text = render(spaced((e.block for e in past.entries if keep(e)), document.policy))
         blocks, ids = spaced((e.block for e in base), document.policy), [e.id for e in base]
-        of_them = [entry for entry in live if keep(entry)]
+        of_them = [entry for entry in shown if keep(entry)]
         return intake.save(blocks, ids, text, document.policy, of_them, known, seen, level).ops
 
     secret = {(entry.role, entry.text) for entry in past.entries if entry.private}
-    if level == 0 or not (secret or any(entry.private for entry in live)):
+    if level == 0 or not (secret or any(entry.private for entry in shown)):
         return saved(lambda entry: True, level)
     shared = saved(lambda entry: not entry.private, level)
     return shared + _private_part(saved(lambda entry: True, 0), secret)

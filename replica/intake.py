@@ -19,6 +19,7 @@ from replica.materialise import place_of
 Levelled = tuple[int, Add | Remove]  # the level that the operation is written at
 
 CARRIED = 0.5  # share of a shared entry that went from which a block of level 0 has it in it
+FOUND = 0.7  # share of an entry of level 0 from which a block at another place is that entry, edited
 UNKNOWN = bytes(16)  # stands in a base for a block that no entry is known for
 
 
@@ -75,6 +76,8 @@ class _Saving:
         self.levels = levels
         self.base, self.base_ids, self.new, self.seen, self.level = base, base_ids, new, seen, level
         self.by_id = {entry.id: entry for entry in live}
+        self.from_shared: set[int] = set()  # new blocks that stand where shared ones stood, and are no edits of them
+        self.found: set[int] = set()  # new blocks that are edits of entries of level 0 by their words alone
         self.edits = self._with_levels(pair(base, new))
         in_base = set(base_ids)
         arrived = [entry for entry in live if entry.id not in in_base]
@@ -138,6 +141,7 @@ class _Saving:
         twin = self.names.live_twin(block)
         if twin is not None:
             self._write(entry, Remove(kills))
+            self._doubt_twin(twin, not entry.private)
             return twin.place, twin.private
         occurrence = self.names.free(block)
         if self.one_text:
@@ -145,7 +149,7 @@ class _Saving:
         after = entry.place
         if j in self.moved:
             after = any_after if entry.private else shared_after
-        is_it = not entry.private or not self.level or _is_edit(entry.text, block.text)
+        is_it = not entry.private or not self.level or _is_edit(entry.text, block.text, sure=j not in self.found)
         new = Add(block.role, block.text, occurrence, block.lead, after, kills, entry.meta if is_it else {})
         self._write(entry, new)
         if entry.private and self.level and not (is_it and not self._has_shared(block)):
@@ -162,6 +166,7 @@ class _Saving:
     def _add(self, j: int, block: Block, any_after, shared_after, beside_private: bool) -> tuple[bytes, bool]:
         twin = self.names.live_twin(block)
         if twin is not None:
+            self._doubt_twin(twin, j in self.from_shared)
             return twin.place, twin.private
         occurrence, verdict = self.names.free(block), self.levels.judge(block)
         if verdict.level and beside_private and not self.levels.is_shared(block):
@@ -169,9 +174,14 @@ class _Saving:
         after = shared_after if verdict.level else any_after
         new = Add(block.role, block.text, occurrence, block.lead, after, (), {})
         self.ops.append((verdict.level, new))
-        if verdict.in_doubt:
+        if verdict.in_doubt or (not verdict.level and self.level and j in self.from_shared):
             self.doubted.append(new)
         return block_id(block.role, block.text, occurrence), not verdict.level
+
+    def _doubt_twin(self, twin: Entry, was_shared: bool) -> None:
+        """A shared entry goes, and what stands in its place others do not hear of: that is said."""
+        if twin.private and was_shared and self.level:
+            self.doubted.append(Add(twin.role, twin.text, twin.occurrence, twin.lead, None, (), {}))
 
     def _remove(self) -> int:
         count = 0
@@ -201,8 +211,11 @@ class _Saving:
             (i, j) for i, j in edits.replaced
             if (self.levels.is_shared(self.new[j]) if self._private(i) else not self.levels.judge(self.new[j]).level)
         }  # fmt: skip
+        self.from_shared = {j for i, j in apart if not self._private(i)}
         gone = {self.base[i].text: i for i in edits.removed if self._private(i)}
-        found = _found(gone, {self.new[j].text: j for j in edits.added})
+        come = {self.new[j].text: j for j in edits.added if gone and not self.levels.judge(self.new[j]).level}
+        found = _found(gone, come)
+        self.found = set(found.values())
         return _parted(edits, apart, found)
 
     def _has_shared(self, block: Block) -> bool:
@@ -252,9 +265,12 @@ def _parted(edits: Edits, apart: set[tuple[int, int]], found: dict[int, int]) ->
     )  # fmt: skip
 
 
-def _is_edit(before: str, after: str) -> bool:
-    """Whether one text may be the other one edited, or half written, and not just another in its place."""
-    return share(before, after) >= OF_NEAR or normal(before).startswith(normal(after))
+def _is_edit(before: str, after: str, *, sure: bool) -> bool:
+    """Whether one text is the other one edited, or half written, and not just another.
+
+    `sure`: it stands in its place; else it takes more for it.
+    """
+    return share(before, after) >= (OF_NEAR if sure else FOUND) or normal(before).startswith(normal(after))
 
 
 def _found(gone: dict[str, int], come: dict[str, int]) -> dict[int, int]:

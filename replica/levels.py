@@ -26,6 +26,7 @@ class Past(NamedTuple):
     known: Callable[[set[str]], set[str]] = lambda texts: set()  # which of these private texts were shared elsewhere
     shared: Words = tuple  # what was ever shared in this document
     shared_gone: Words = tuple  # what of it went lately
+    elsewhere: Callable[[tuple[str, str]], bool] = lambda words: False  # whether any document that is shared has them
     one_text: bool = False  # of which nothing can be kept apart
 
 
@@ -45,14 +46,17 @@ class Levels:
         self._live = live
         # A crash may have come between the file and the base: the file may have shown these as well.
         self._near = {normal(entry.text) for entry in live if entry.private and entry.id not in shown}
+        self._parted: list[str] = []
 
     def parted(self, texts: Iterable[str]) -> None:
         """These entries of level 0 do not stand as they did."""
-        self._near.update(map(normal, texts))
+        self._parted = [normal(text) for text in texts]
+        self._near.update(self._parted)
 
     def judge(self, block: Block) -> Verdict:
-        if not self._level:
-            return Verdict(0)
+        """The level of a block that is new, or edited, and whether that is in doubt."""
+        if not self._level or self._past.one_text:
+            return Verdict(self._level)
         if (block.role, block.text) in self._sure:
             return Verdict(0)
         return Verdict(0, True) if self._tells(block) else Verdict(self._level)
@@ -72,10 +76,13 @@ class Levels:
         )
 
     def _tells(self, block: Block) -> bool:
-        if self._past.one_text or not self._private.all or (block.role, block.text) in self._shared:
+        words = (block.role, block.text)
+        if not self._private.all or words in self._shared:
             return False
         found = told(self._private, block.text, self._all_near, lambda: self._shared_texts)
-        return bool(found) and not found <= self._past.known(found)
+        if not found and (text := normal(block.text)):
+            found = {other for other in self._parted if text in other}  # a line that was parted in two
+        return bool(found) and not found <= self._past.known(found) and not self._past.elsewhere(words)
 
     @cached_property
     def _private(self) -> Texts:
@@ -98,7 +105,8 @@ class Levels:
     @cached_property
     def _shared_texts(self) -> Texts:
         left, texts = MOST_SHARED, []
-        for text in [*(text for _, text in self._past.shared_gone()), *(e.text for e in self._live if not e.private)]:
+        live = (entry.text for entry in reversed(self._live) if not entry.private)  # people write at the end
+        for text in [*(text for _, text in self._past.shared_gone()), *live]:
             left -= len(text)
             if left < 0:
                 break

@@ -84,7 +84,7 @@ def told(private: Texts, text: str, near: set[str], shared: Callable[[], Texts])
     """
     text = normal(text)
     found = {text} if text in private else set()
-    if len(text) >= SHORTEST:
+    if len(text) >= SHORTEST and any(private.beginning_with(text)) and not any(shared().beginning_with(text)):
         found.update(private.beginning_with(text))
     its = runs(text)
     known, new = None, its

@@ -118,7 +118,7 @@ def rows(clone: "Clone", of: list[str] | None = None) -> list[dict[str, Any]]:
         with suppress(DamagedRecord):  # that document is listed where its file is passed over
             for entry in _entries(clone, path):
                 if entry.private and entry.id in ids:
-                    hold = guard.judge_likeness(entry.text)
+                    hold = guard.judge_likeness(entry.text, entry.id.hex()[:12])
                     found.append({
                         "path": path, "reason": hold.reason, "what": hold.what, "since": ids[entry.id],
                         "line": entry.id.hex(),

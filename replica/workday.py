@@ -382,7 +382,7 @@ def _under_headings(clone: Clone, entries: list[Entry], most: int) -> tuple[Quot
 
 def _held(clone: Clone) -> tuple[Item, ...]:
     rows = clone.store.rows("SELECT path, reason, what FROM held ORDER BY path")
-    rows += [(row["path"], row["reason"], f"a line {row['what']}") for row in withheld.rows(clone)]
+    rows += [(row["path"], row["reason"], row["what"]) for row in withheld.rows(clone)]
     if has_ledger(clone):
         from replica.cloud import decide
 

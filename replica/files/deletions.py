@@ -62,8 +62,19 @@ class Deletions:
     def _drop_shown(self, document: Document, report: Report) -> bool:
         """Of several versions a file shows one, and that one goes with it; what waits comes in its place.
 
-        Returns False, and does nothing, where the file showed all of its document.
+        So it is with a text that went on at level 0: what others have is theirs, and comes back into view. Returns
+        False, and does nothing, where the file showed all of its document.
         """
+        alive = "SELECT 1 FROM alive WHERE doc=?"
+        both = all(doc is not None and self.store.value(alive, (doc,)) for doc in (document.shared, document.private))
+        documents = self.clone.documents
+        if both and (
+            documents.shown_text(document) == document.private if document.policy == "text"
+            else document.policy == "latest" and any(entry.private for entry in documents.entries(document))
+        ):  # fmt: skip
+            self.clone.delete(document._replace(shared=None))
+            report.taken.append(document.path)
+            return True
         shown = self.clone.documents.entries(document) if document.policy == "latest" else []
         if not shown or len(self.clone.documents.versions(document)) == len(shown):
             return False

@@ -126,7 +126,10 @@ class Edits:
         if ops:
             with self.clone.transaction():
                 sure = past.sure() if rule.level else ()
-                known = [op for _, op in ops if isinstance(op, Add) and (op.role, op.text) in sure]
+                known = [
+                    op for _, op in ops
+                    if isinstance(op, Add) and op not in saved.doubted and (op.role, op.text) in sure
+                ]  # fmt: skip
                 self.clone.edit_entries(path, rule.policy, ops)
                 self.withheld.note(path, saved.doubted)
                 self.withheld.drop(path, known)
@@ -154,8 +157,13 @@ class Edits:
             lambda: self._texts(frozenset(private.words)), sure,
             lambda: {normal(text) for _, text in self._gone_lately(document, document.private)}, known,
             lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))),
-            lambda: self._gone_lately(document, document.shared), document.policy == "latest",
+            lambda: self._gone_lately(document, document.shared), self._is_shared,
+            document.policy == "latest",
         )  # fmt: skip
+
+    def _is_shared(self, words: tuple[str, str]) -> bool:
+        sql = "SELECT 1 FROM adds JOIN documents d ON d.n=doc WHERE private=0 AND role=? AND text=? LIMIT 1"
+        return self.store.value(sql, words) is not None
 
     def _texts(self, words: frozenset[tuple[str, str]]) -> Texts:
         if self._private_texts[0] != words:
