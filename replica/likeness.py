@@ -30,13 +30,14 @@ def normal(text: str) -> str:
 
 
 def runs(normal_text: str) -> set[str]:
+    """What a text in its normal form consists of; of one that is shorter than a run, that text."""
     if len(normal_text) <= RUN:
         return {normal_text}
     return {normal_text[at : at + RUN] for at in range(len(normal_text) - RUN + 1)}
 
 
 def share(of: str, by: str) -> float:
-    """How much of one text another one has, from 0 to 1."""
+    """How much of the text `of` the text `by` has, from 0 to 1."""
     its = runs(normal(of))
     return len(its & runs(normal(by))) / len(its)
 

@@ -166,7 +166,7 @@ def test_what_a_killed_process_left_half_written_goes():
     with Network("alice") as network:
         alice = network["alice"]
         save(alice, "docs/plan.md", "words\n")
-        left = save(alice, f"docs/{folder.TEMPORARY}4711-plan.md", "wor")
+        left = save(alice, f"docs/{folder.TEMPORARY}47k11-plan.md", "wor")
         network.run("alice")
         assert not left.exists() and read(alice, "docs/plan.md") == "words\n"
 
@@ -1071,7 +1071,7 @@ def test_a_line_that_has_little_of_a_private_one_that_went_is_shared():
         alice, bob = network["alice"], network["bob"]
         save(alice, "replica.toml", UNION)
         network.run("alice")
-        writing.add(alice, "notes.md", "the bank code is 4711 for the office", level=0)
+        writing.add(alice, "notes.md", "the bank code is 47k11 for the office", level=0)
         writing.add(alice, "notes.md", "tides are told in minutes", level=0)
         network.run("alice")
         writing.add(alice, "notes.md", "tides are told in minutes", level=1)
@@ -1082,7 +1082,7 @@ def test_a_line_that_has_little_of_a_private_one_that_went_is_shared():
         network.run("alice")
         network.share()
         assert read(bob, "notes.md") == read(alice, "notes.md")
-        assert b"4711" not in stored_bytes(bob)
+        assert b"47k11" not in stored_bytes(bob)
 
 
 def test_a_private_line_that_went_is_known_in_other_words_when_its_changes_are_folded():

@@ -14,7 +14,7 @@ from tests.helpers import Network, read, save, stored_bytes
 
 CONFIG = '[[documents]]\nglob = "*.md"\npolicy = "union"\n'
 SHARED = "- tides are told in minutes\n"
-SECRET = "the office's s3cr3t is 4711"
+SECRET = "the office's s3cr3t is 47k11"
 LONG = (
     "the plan for the coming months is to move all of the servers from the old room into the new one, then to hand the "
     "keys over to the people who run the building, and to tell nobody before the contract is signed by everyone in the "
@@ -53,7 +53,7 @@ def listed(clone) -> list[str]:
 def test_half_of_a_private_line_is_written_first():
     """An editor truncates, writes a part, then the rest; we look each time."""
     with Network("alice", "bob") as network:
-        alice, bob = began(network, "the s3cr3t of the office is 4711, and Eve in the harbour has the only other key")
+        alice, bob = began(network, "the s3cr3t of the office is 47k11, and Eve in the harbour has the only other key")
         whole = read(alice, "notes.md")
         saved(network, "", whole[: len(SHARED) + 14], whole)
         assert b"only other key" not in stored_bytes(bob) and b"s3cr3t" not in stored_bytes(bob)
@@ -72,7 +72,7 @@ def test_a_private_line_is_overwritten_and_then_written_again_in_other_words():
         saved(
             network,
             SHARED + "- something quite new\n",
-            SHARED + "- something quite new\n- the office's s3cr3t is 4712\n",
+            SHARED + "- something quite new\n- the office's s3cr3t is 47k12\n",
         )
         assert b"s3cr3t" not in stored_bytes(bob)
 
@@ -81,7 +81,7 @@ def test_a_private_line_is_overwritten_and_then_written_again_in_other_words():
 def test_a_file_is_renamed_or_copied_and_its_private_line_edited_before_we_look(goes):
     with Network("alice", "bob") as network:
         alice, bob = began(network, SECRET)
-        text = read(alice, "notes.md").replace("4711", "4712")
+        text = read(alice, "notes.md").replace("47k11", "47k12")
         if goes:
             (alice.root / "notes.md").unlink()
         saved(network, text, path="renamed.md")
@@ -94,7 +94,7 @@ def test_a_private_line_is_cut_and_pasted_into_another_document(line):
         alice, bob = began(network, SECRET)
         save(alice, "notes.md", SHARED)
         saved(network, f"- something there\n{line}\n", path="other.md")
-        assert b"4711" not in stored_bytes(bob)
+        assert b"47k11" not in stored_bytes(bob)
 
 
 @pytest.mark.parametrize("texts", [
@@ -114,19 +114,19 @@ def test_a_person_edits_a_private_line_that_a_command_has_edited_meanwhile():
         document = alice.document("notes.md")
         (entry,) = [entry for entry in alice.documents.entries(document) if entry.private]
         writing.edit(alice, document, entry, "ask Bob for the key instead")
-        saved(network, SHARED + "- the office's s3cr3t is 4712\n")
+        saved(network, SHARED + "- the office's s3cr3t is 47k12\n")
         assert b"s3cr3t" not in stored_bytes(bob)
 
 
 def test_a_part_of_a_private_line_comes_back_with_the_next_save():
     with Network("alice", "bob") as network:
-        _, bob = began(network, "alarm 0815 and gate 4711, bank account 1234 pin 9999, mail password hunter2")
+        _, bob = began(network, "alarm 0815 and gate 47k11, bank account 1234 pin 9999, mail password hunter2")
         saved(network, SHARED, SHARED + "- mail password hunter2\n")
         assert b"hunter2" not in stored_bytes(bob)
 
 
 @pytest.mark.parametrize("text", [
-    "- tides are told in minutes (office's s3cr3t is 4711)\n", "- tides are told in minutes\n  Office s3cr3t: 4711\n",
+    "- tides are told in minutes (office's s3cr3t is 47k11)\n", "- tides are told in minutes\n  Office s3cr3t: 47k11\n",
 ])  # fmt: skip
 def test_a_private_line_is_joined_to_a_shared_one(text):
     with Network("alice", "bob") as network:
@@ -151,14 +151,14 @@ def test_a_private_line_is_mixed_with_a_shared_one_that_went(back):
         seen = "- door code: see the blue safe\n"
         alice, bob = began(
             network,
-            "door code: 4711, and the alarm is 0815, ask Eve for it, or call the people at the harbour",
+            "door code: 47k11, and the alarm is 0815, ask Eve for it, or call the people at the harbour",
             shared=SHARED + seen,
         )
         saved(network, read(alice, "notes.md").replace(seen, ""))
         if back:
             saved(network, "")
-        saved(network, SHARED + "- door code: 4711, see the blue safe\n")
-        assert b"4711" not in stored_bytes(bob)
+        saved(network, SHARED + "- door code: 47k11, see the blue safe\n")
+        assert b"47k11" not in stored_bytes(bob)
 
 
 # --- kept back, and not said
@@ -349,8 +349,8 @@ def test_a_text_tells_itself_and_what_is_a_part_of_it_whatever_it_is(one, other)
 
 @given(ANY)
 def test_what_a_line_that_everybody_has_says_tells_nothing_new(text):
-    private = Texts(["the alarm of the office is told to nobody 4711"])
+    private = Texts(["the alarm of the office is told to nobody 47k11"])
     shared = Texts(["the alarm of the office is told to everybody"])
     line = "the alarm of the office is told to somebody"
     assert told(private, line, set(), lambda: NONE) and not told(private, line, set(), lambda: shared)
-    assert told(private, f"{line} 4711", set(private.all), lambda: shared)
+    assert told(private, f"{line} 47k11", set(private.all), lambda: shared)

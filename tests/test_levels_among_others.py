@@ -20,7 +20,7 @@ def shared_places(clone):
 # --- leaks
 
 
-@pytest.mark.parametrize("secret", ["4711", "hunter2"])
+@pytest.mark.parametrize("secret", ["47k11", "hunter2"])
 def test_a_private_line_is_parted_in_two(secret):
     """Enter, pressed in the middle of a bullet."""
     with Network("alice", "bob") as network:
@@ -66,19 +66,19 @@ def test_a_page_lets_through_only_what_it_showed_also_of_a_long_line():
         long = "- something quite new that " + "goes on and on " * 8
         saved(network, SHARED + long + "and ends\n")
         (row,) = status(alice, None)["held"]
-        saved(network, SHARED + long + "and the hidden code is 4711\n")
-        assert b"4711" not in stored_bytes(bob)
+        saved(network, SHARED + long + "and the hidden code is 47k11\n")
+        assert b"47k11" not in stored_bytes(bob)
         with suppress(NotFound):
             page.release(alice, "notes.md", row["what"], accept=True)
         network.share()
-        assert b"4711" not in stored_bytes(bob)
+        assert b"47k11" not in stored_bytes(bob)
 
 
 def test_of_two_lines_that_begin_alike_the_page_lets_through_none_that_was_not_chosen():
     with Network("alice", "bob") as network:
         alice, _bob = began(network, "the office's s3cr3t")
         long = "something quite new that " + "goes on and on " * 8
-        saved(network, SHARED + f"- {long}and ends\n- {long}and the hidden code is 4711\n")
+        saved(network, SHARED + f"- {long}and ends\n- {long}and the hidden code is 47k11\n")
         rows = status(alice, None)["held"]
         assert len(rows) == 2 and len({row["what"] for row in rows}) == 2
 
@@ -263,7 +263,7 @@ def test_to_restore_what_a_latest_document_was_before_its_time_at_level_0_makes_
         assert alice.documents.all_conflicts() == bob.documents.all_conflicts() == []
 
 
-PAIR = ("the code of the office alarm is 4711", "- office alarm: the code is 4711, says Eve\n")
+PAIR = ("the code of the office alarm is 47k11", "- office alarm: the code is 47k11, says Eve\n")
 
 
 @pytest.mark.parametrize("way", ["edited", "renamed", "copied", "restored"])

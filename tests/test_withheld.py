@@ -158,7 +158,7 @@ def test_a_line_that_was_rejected_can_be_shared_all_the_same(network):
 def test_the_fields_of_the_private_entry_are_not_shared_with_the_line_in_its_place(network):
     alice, bob = network["alice"], network["bob"]
     network.bridge("alice").reject_lines("notes.md", [line(alice, "quite new")])
-    writing.add(alice, "notes.md", "the key is 4711", level=0, tags=("s3cr3t-project",))
+    writing.add(alice, "notes.md", "the key is 47k11", level=0, tags=("s3cr3t-project",))
     network.run("alice")
     save(alice, "notes.md", SHARED + DOUBTED + "- buy milk\n")
     network.run("alice")

@@ -126,13 +126,10 @@ class Edits:
         if ops:
             with self.clone.transaction():
                 sure = past.sure() if rule.level else ()
-                known = [
-                    op for _, op in ops
-                    if isinstance(op, Add) and op not in saved.doubted and (op.role, op.text) in sure
-                ]  # fmt: skip
+                known = [op for _, op in ops if isinstance(op, Add) and (op.role, op.text) in sure]
                 self.clone.edit_entries(path, rule.policy, ops)
-                self.withheld.note(path, saved.doubted)
                 self.withheld.drop(path, known)
+                self.withheld.note(path, saved.doubted)
         return None
 
     def _past(self, document: Document) -> levels.Past:
@@ -148,14 +145,10 @@ class Edits:
             mine = {words for words in private.words if document.path in private.words[words] or _is_rare(words)}
             return _But(mine - undecided, private)
 
-        def known(texts: set[str]) -> set[str]:
-            """Which of them are the texts of words that everybody has."""
-            others = {normal(text) for role, text in private.words if (role, text) not in private.shared}
-            return texts - others
-
         return levels.Past(
             lambda: self._texts(frozenset(private.words)), sure,
-            lambda: {normal(text) for _, text in self._gone_lately(document, document.private)}, known,
+            lambda: {normal(text) for _, text in self._gone_lately(document, document.private)},
+            lambda texts: texts - private.only,
             lambda: set(self.store.rows("SELECT role, text FROM adds WHERE doc=?", (document.shared,))),
             lambda: self._gone_lately(document, document.shared), self._is_shared,
             document.policy == "latest",
@@ -230,6 +223,11 @@ class _Private:
         """This asks all documents, so it is for those saves alone in which such words come."""
         sql = "SELECT role, text FROM adds JOIN documents d ON d.n=doc WHERE private=0"
         return {words for words in self._clone.store.execute(sql) if words in self.words}
+
+    @cached_property
+    def only(self) -> set[str]:
+        """The normal forms of what nobody else has."""
+        return {normal(text) for role, text in self.words if (role, text) not in self.shared}
 
 
 class _But:
