@@ -281,20 +281,44 @@ def _replace(root: Path, write: Write, beside: Path) -> str:
     return stamp(info)
 
 
-def remove(root: Path, path: str) -> None:
-    """Delete a file, and the folders that are empty without it."""
+def remove(root: Path, path: str, data: bytes | None = None) -> None:
+    """Delete a file, and the folders that are empty without it. `data`: what it must hold.
+
+    Raises FileChanged: it holds something else, and stays; whoever saves it at this very moment loses nothing.
+    """
     target = paths.resolve(root, path)
     try:
-        target.unlink(missing_ok=True)
+        if data is None:
+            target.unlink(missing_ok=True)
+        else:
+            _remove_if(target, data, path)
         flush_folder(target.parent)
         for folder in target.relative_to(root).parents:
             if folder != Path("."):
                 (root / folder).rmdir()
+    except FileChanged:
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
             raise unwritable(root, error) from None
     # Before anyone notes that it is gone: a power cut would bring it back as a new file.
     flush_folder(next(folder for folder in target.parents if folder.is_dir()))
+
+
+def _remove_if(target: Path, data: bytes, path: str) -> None:
+    """Out of everybody's reach first, so that nobody saves it between the look at it and its end."""
+    aside = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}"[:200])
+    try:
+        os.replace(target, aside)
+    except FileNotFoundError:
+        return
+    if aside.read_bytes() != data:
+        if target.exists():  # saved again since, and that stays
+            aside.unlink()
+        else:
+            os.replace(aside, target)
+        raise FileChanged(errno.EBUSY, "it was saved meanwhile", path)
+    aside.unlink()
 
 
 def git_head(root: Path) -> str | None:

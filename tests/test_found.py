@@ -1230,3 +1230,55 @@ def test_a_peer_that_says_its_digest_after_news_from_others_is_not_blamed():
             link.send(0, link.sessions[0].changed())
             link.run()
         assert link.open and link.in_step
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_save_at_the_moment_in_which_we_delete_the_file_is_kept(again):
+    """The document was deleted elsewhere; the edit brings it back (SEED=1404262)."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- one\n- two\n")
+        network.share()
+        (bob.root / "notes.md").unlink()
+        network.run("bob")
+        network.sync("alice", "bob")
+        replace, file = os.replace, alice.root / "notes.md"
+
+        def saved(source, target):
+            if Path(source) == file:
+                file.write_text("- one\n- two\n- three\n")
+            replace(source, target)
+            if Path(source) == file and again:
+                file.write_text("- one\n- two\n- three and more\n")
+
+        with mock.patch.object(folder.os, "replace", saved):
+            assert network.bridge("alice").run().look_again
+        assert "- three" in file.read_text()
+        network.share()
+        assert read(bob, "notes.md") == read(alice, "notes.md")
+        assert ("- three and more" if again else "- three") in read(bob, "notes.md").splitlines()
+        assert not list(alice.root.glob(f"{folder.TEMPORARY}*"))
+
+
+def test_a_private_line_that_an_editor_saves_into_what_is_a_text_by_now_is_held():
+    """It had the line since before the policy changed; the line stays with the old policy meanwhile (SEED=1408085)."""
+    with Network("alice", "bob") as network:
+        alice, bob = network["alice"], network["bob"]
+        save(alice, "replica.toml", UNION)
+        save(alice, "notes.md", "- tides are told in minutes\n")
+        network.run("alice")
+        writing.add(alice, "notes.md", "日本 s3cr3t words", level=0)
+        network.share()
+        save(alice, "replica.toml", LINES)
+        network.run("alice")
+        network.bridge("alice").reject(["notes.md"])
+        network.share()
+        assert read(alice, "notes.md") == read(bob, "notes.md") == "- tides are told in minutes\n"
+        save(alice, "notes.md", "- tides are told in hours\n- 日本 s3cr3t words, mended\n")
+        assert "level 0" in network.run("alice").held["notes.md"]
+        network.share()
+        assert b"s3cr3t" not in stored_bytes(bob)
+        save(alice, "notes.md", "- tides are told in hours\n")
+        network.share()
+        assert read(bob, "notes.md") == "- tides are told in hours\n" and not network.bridge("alice").held()

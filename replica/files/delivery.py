@@ -103,7 +103,10 @@ class Delivery:
             if full is not None and target.is_file() and target.read_bytes() != full.base:
                 self.saves.visit(row.path, target, row, False, False, report)
                 return
-            folder.remove(self.root, row.path)
+            folder.remove(self.root, row.path, full.base if full is not None else None)
+        except folder.FileChanged:
+            report.look_again = True
+            return
         except (UnsafePath, OSError, DamagedRecord) as error:
             report.skipped[row.path] = f"cannot be deleted: {error}"
             return

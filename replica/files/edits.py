@@ -13,7 +13,7 @@ from replica.clone import Clone
 from replica.decisions import settled_by_hand
 from replica.documents import Document
 from replica.files.bases import Bases, Row
-from replica.likeness import Texts, normal
+from replica.likeness import Texts, normal, told
 from replica.places import CONFIG
 from replica.withheld import Withheld
 
@@ -67,6 +67,9 @@ class Edits:
         shown = self.clone.documents.shown_text(document)
         doc = document.private if rule.level == 0 else document.shared
         current = self.clone.documents.raw_text(shown)
+        hold = self._left_behind(path, current if document.alive else "", text) if rule.level else None
+        if hold is not None and not force:
+            return hold
         if document.alive and doc != shown:
             return self._change_level(path, text, document, rule)
         if row is None:
@@ -89,6 +92,18 @@ class Edits:
         else:
             self.clone.edit_text(path, textdiff.rebase(ops, row.canonical, current), level=rule.level)
         return None
+
+    def _left_behind(self, path: str, before: str, text: str) -> guard.Hold | None:
+        """What was of level 0 here when the document had entries, an editor may put into the text that it is now."""
+        rows = self.store.rows(
+            "SELECT text FROM adds JOIN documents d ON d.n=doc WHERE path=? AND policy<>'text' AND private=1", (path,)
+        )
+        if not rows:
+            return None
+        private, old = Texts(text for (text,) in rows), before.split("\n")
+        shared, near = Texts(old), set(private.all)
+        lines = set(text.split("\n")) - set(old)
+        return guard.judge_sharing(sum(bool(told(private, line, near, lambda: shared)) for line in lines), "text")
 
     def _change_level(self, path: str, text: str, document: Document, rule) -> None:
         self.clone.move_text(document, text, rule.level)

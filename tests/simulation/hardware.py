@@ -325,7 +325,10 @@ class Hardware:
     def _replace(self, source, target, **options):
         machine = self.current
         if machine is not None:
-            machine.step("replace")
+            is_aside = Path(target).name.startswith(folder.TEMPORARY)
+            machine.step("set aside" if is_aside else "replace")
+            if is_aside:
+                machine.will_forget(Path(source))
             known = Path(source).name == NEXT
             machine.will_forget(Path(target), Path(source) if known else None)
         self._real["replace"](source, target, **options)
