@@ -120,6 +120,7 @@ class People:
         self.rules: dict[str, object] = {}
         self.broken_rules = False
         self.moves = 0
+        self.put_back: set[str] = set()  # what an editor took away with its file, to write it again
 
     # --- marks
 
@@ -241,6 +242,7 @@ class People:
         machine.unflushed = [one for one in machine.unflushed if one.path != file]
         self.gone(before - marks_in(_text(put_off)))
         if put_off is not None:
+            self.put_back |= before
             self.saving.append((machine, path, put_off))
 
     def finish_saving(self, machine: "Machine | None" = None, most: int | None = None) -> None:
