@@ -1282,3 +1282,27 @@ def test_a_private_line_that_an_editor_saves_into_what_is_a_text_by_now_is_held(
         save(alice, "notes.md", "- tides are told in hours\n")
         network.share()
         assert read(bob, "notes.md") == "- tides are told in hours\n" and not network.bridge("alice").held()
+
+
+def test_an_edit_that_is_held_after_a_crash_stays_held():
+    """The process died in the middle of a write, and a person changed the past of a log (SEED=1233773)."""
+    met = 0
+    for steps in range(1, 16):
+        with Network("alice", "bob") as network:
+            alice, bob = network["alice"], network["bob"]
+            save(alice, "replica.toml", '[[documents]]\nglob = "notes.md"\npolicy = "log"\n')
+            save(alice, "notes.md", "- one\n")
+            network.share()
+            save(bob, "notes.md", "- one\n- two and some more\n")
+            network.run("bob")
+            network.sync("alice", "bob")
+            with suppress(Killed), dying_after(steps):
+                network.run("alice")
+            alice = network.reopen("alice")
+            if "two" not in read(alice, "notes.md"):
+                continue
+            os.utime(save(alice, "notes.md", "- ONE\n- two and some more\n"), ns=(10**18, 10**18))
+            for _ in range(3):
+                assert "a log only grows" in network.run("alice").held["notes.md"]
+            met += 1
+    assert met > 1

@@ -85,6 +85,8 @@ class Intents:
             with self.clone.transaction():
                 ids = self.bases.ids_for(canonical, row.policy, document)
                 change = self.bases.last_change(document)
+                if data != row.intent:
+                    stamp += "?"  # the file is not this base: it is to be looked at until it has been taken in
                 self.bases.put(row.path, row.policy, row.intent, canonical, ids, change, stamp, BEHIND)
         elif row.intent != BEHIND and row.stamp is None:
             self.bases.forget(row.path)
