@@ -266,6 +266,9 @@ def _is_whole(clone: "Clone", old: "_Old", why: str) -> bool:
 def _carry(clone: "Clone", old: _Old) -> Limits:
     """Take in again what still continues a chain and had seen what is folded; return how far both stores agree."""
     limits = {author.id: _agree(clone.log, old.log, author.id) for author in old.log.authors() if not author.private}
+    mine = clone.identity.id
+    if mine in limits:
+        limits[mine] = min(limits[mine], _spread(clone.log, old, mine))
     while True:
         batch, reached = _fitting(clone, old, limits)
         # Inside a run only the last change is signed: what is cut off behind that cannot be shown to anyone.
@@ -309,6 +312,22 @@ def _agree(new: Log, old: Log, id: bytes) -> int:
         # What is folded on one side was acknowledged by all: it is not where they part.
         low, high = (middle, high) if one is None or other is None or one == other else (low, middle - 1)
     return low
+
+
+def _spread(new: Log, old: "_Old", id: bytes) -> int:
+    """Up to which number our own changes can be those that are folded there.
+
+    What is folded was acknowledged by all, but in our name by a twin, where the folder was copied: then it need not be
+    ours. Where the chains differ at its end, only what a peer has had of us is the same for sure.
+    """
+    there, here = new.author(id), old.log.author(id)
+    ends = (there and new.hash_at(id, there.floor), here and there and old.log.hash_at(id, there.floor))
+    vectors = [msgpack.unpackb(packed, strict_map_key=False) for (packed,) in old.store.rows(
+        "SELECT vector FROM peers WHERE vector IS NOT NULL"
+    )]  # fmt: skip
+    if None in ends or ends[0] == ends[1] or not vectors:
+        return here.seq if here else 0
+    return max(here.floor, *(vector.get(id, 0) for vector in vectors))
 
 
 def _fitting(clone: "Clone", old: _Old, limits: Limits) -> tuple[list[Signed], Limits]:

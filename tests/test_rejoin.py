@@ -342,6 +342,28 @@ def test_a_file_that_was_edited_while_the_clone_came_back(network):
         assert sorted(read(network[name], "a-buffer.md").split("\n")) == ["", "- B", "- a", "- d", "- new", "- void"]
 
 
+def test_what_a_restored_clone_wrote_under_numbers_that_others_have_folded_is_written_again(network):
+    """SEED=1501822."""
+    one, two, three = (network[name] for name in ("one", "two", "three"))
+    add(one, "a-buffer.md", "- old")
+    network.sync_all()
+    acknowledged(network)
+    network.back_up("one")
+    for text in ("- today", "- and later"):
+        add(network["one"], "a-buffer.md", text)
+    network.sync_all()
+    acknowledged(network)
+    assert compact.compact(two).folded and compact.compact(three).folded
+    one = network.bring_back("one")
+    after = ("- after", "- after that", "- after all")
+    for text in after:
+        add(one, "x-buffer.md", text)
+    network.meet_all()
+    for clone in network.clones.values():
+        assert texts(clone) == {"- old", "- today", "- and later"} and texts(clone, "x-buffer.md") == set(after)
+    assert_same(*network.clones.values())
+
+
 def test_a_private_text_that_is_shared_again_keeps_what_others_wrote(network):
     """What was shared came anew with the others' baseline: how it was when the text went private is not known."""
     one, two, three = (network[name] for name in ("one", "two", "three"))
