@@ -48,10 +48,12 @@ def folder(simulation: "Simulation", name: str) -> None:
 def store(simulation: "Simulation", name: str) -> None:
     """Only what the program keeps; the files are today's. Which of their lines is secret, today's store alone knows."""
     machine, backup = simulation.machines[name], simulation.backups[name]
-    now = in_files(machine.root) | {
-        mark for one in simulation.people.saving if one[0] is machine for mark in marks_in(one[2].decode())
-    }
-    if any(SECRET in mark and mark not in backup.stored and _is_shared(machine, mark) for mark in now):
+    saving = {path: data.decode(errors="replace") for by, path, data in simulation.people.saving if by is machine}
+    now = in_files(machine.root).union(*map(marks_in, saving.values()))
+    half = "".join(text for path, text in saving.items() if path not in PRIVATE)
+    if any(
+        SECRET in mark and mark not in backup.stored and (mark in half or _is_shared(machine, mark)) for mark in now
+    ):
         return
     _clear(machine.root, only=FOLDER)
     shutil.copytree(backup.place / FOLDER, machine.root / FOLDER)
