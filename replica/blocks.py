@@ -445,10 +445,6 @@ class LetterPairs:
             return 0.0
         return 2 * self._common(other) / (self.size + other.size)
 
-    def overlap(self, other: "LetterPairs") -> float:
-        """How much of the shorter one the longer one has, from 0 to 1."""
-        return self._common(other) / min(self.size, other.size)
-
     def _common(self, other: "LetterPairs") -> int:
         few, many = sorted((self.counts, other.counts), key=len)
         return sum(min(count, many[gram]) for gram, count in few.items() if gram in many)

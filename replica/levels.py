@@ -72,7 +72,7 @@ class Levels:
             return True
         its = LetterPairs(block.text)
         return any(
-            role == block.role and its.likeness(LetterPairs(text)) >= SIMILAR for role, text in self._past.shared_gone()
+            role == block.role and its.likeness(LetterPairs(text)) >= SIMILAR for role, text in self._shared_gone
         )
 
     def _tells(self, block: Block) -> bool:
@@ -99,6 +99,10 @@ class Levels:
         return self._past.shared()
 
     @cached_property
+    def _shared_gone(self) -> Collection[tuple[str, str]]:
+        return self._past.shared_gone()
+
+    @cached_property
     def _all_near(self) -> set[str]:
         return self._near | self._past.near()
 
@@ -106,7 +110,7 @@ class Levels:
     def _shared_texts(self) -> Texts:
         left, texts = MOST_SHARED, []
         live = (entry.text for entry in reversed(self._live) if not entry.private)  # people write at the end
-        for text in [*(text for _, text in self._past.shared_gone()), *live]:
+        for text in [*(text for _, text in self._shared_gone), *live]:
             left -= len(text)
             if left < 0:
                 break
